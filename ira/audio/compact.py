@@ -1,0 +1,197 @@
+"""IRA's own codec: waveform [B, 1, N] at 24 kHz to tokens [B, K, T] at 75 Hz and back, small enough to ship.
+
+log-mel -> causal ConvNeXt -> factorised residual quantizer -> causal ConvNeXt -> inverse short-time Fourier transform.
+The spectral design follows Vocos (Siuzdak 2023); 8-dimensional L2-normalised codes follow the Descript audio codec
+(Kumar et al. 2023). Everything is causal in frames; frame t's synthesis window ends where its analysis window ends,
+so a sample is final three frames after its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ira.audio.codec import Tokens, check_codes, pad_to_frames
+from ira.audio.waveform import SAMPLE_RATE, LogMel
+from ira.config import CompactConfig
+
+HOP = 320
+WINDOW = 1280
+OVERLAP = WINDOW // HOP - 1  # frames after its own that still add to a sample
+KERNEL = 7
+CHUNK_FRAMES = 1500  # 20 s: what one pass over long audio holds in memory
+
+
+class ConvNeXtBlock(nn.Module):
+    """Causal depthwise convolution, layer norm, inverted bottleneck (Liu et al. 2022); [B, T, C] -> [B, T, C]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(width, width, KERNEL, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 3 * width)
+        self.down = nn.Linear(3 * width, width)
+        self.scale = nn.Parameter(torch.full((width,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.depthwise(F.pad(x.transpose(1, 2), (KERNEL - 1, 0))).transpose(1, 2)
+        return x + self.scale * self.down(F.gelu(self.up(self.norm(y))))
+
+
+class Quantized(NamedTuple):
+    """What the quantizer returns: latent [B, T, C], codes [B, K, T], and two losses (scalars)."""
+
+    latent: Tensor
+    codes: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
+
+
+class ResidualQuantizer(nn.Module):
+    """Residual vector quantizer with factorised, L2-normalised codes; any prefix of the books decodes."""
+
+    def __init__(self, width: int, codebooks: int, codebook_size: int, code_dim: int) -> None:
+        super().__init__()
+        self.project_in = nn.ModuleList(nn.Linear(width, code_dim) for _ in range(codebooks))
+        self.project_out = nn.ModuleList(nn.Linear(code_dim, width) for _ in range(codebooks))
+        self.books = nn.ParameterList(nn.Parameter(torch.randn(codebook_size, code_dim)) for _ in range(codebooks))
+
+    def forward(self, latent: Tensor, codebooks: Tensor | None = None) -> Quantized:
+        """Quantize latent [B, T, C] in fp32; `codebooks` [B] limits how many books each row uses (training)."""
+        residual, total = latent, torch.zeros_like(latent)
+        codes, losses = [], []
+        for k in range(len(self.books)):
+            used = 1.0 if codebooks is None else (codebooks > k).to(latent.dtype)[:, None, None]
+            point = self.project_in[k](residual)
+            index = self._nearest(point, k)
+            code = F.embedding(index, self.books[k])
+            losses.append(torch.stack([_gap(code, point.detach(), used), _gap(point, code.detach(), used)]))
+            quantized = self.project_out[k](point + (code - point).detach()) * used
+            residual, total = residual - quantized, total + quantized
+            codes.append(index)
+        codebook_loss, commitment_loss = torch.stack(losses).sum(0)
+        return Quantized(total, torch.stack(codes, 1), codebook_loss, commitment_loss)
+
+    def _nearest(self, point: Tensor, k: int) -> Tensor:
+        """Index of the code with the largest cosine; L2-normalised nearest neighbour."""
+        return (F.normalize(point, dim=-1) @ F.normalize(self.books[k], dim=-1).T).argmax(-1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes [B, K', T] -> latent [B, T, C], for any prefix K' of the books."""
+        parts = [self.project_out[k](F.embedding(codes[:, k], self.books[k])) for k in range(codes.shape[1])]
+        return torch.stack(parts).sum(0)
+
+
+def _gap(moving: Tensor, fixed: Tensor, used: Tensor | float) -> Tensor:
+    return ((moving - fixed).square() * used).mean()
+
+
+class CompactCodec(nn.Module):
+    """The `Codec` protocol over the network above; trainable, saved by `ira.checkpoint`.
+
+    `codebooks` is how many `encode` returns unless told otherwise; it may be lowered to any prefix.
+    """
+
+    sample_rate = SAMPLE_RATE
+    hop = HOP
+    frame_rate = SAMPLE_RATE / HOP
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.codebooks, self.codebook_size = config.codebooks, config.codebook_size
+        width, bins = config.width, WINDOW // 2 + 1
+        self.mel = LogMel(config.mel_bins, SAMPLE_RATE, WINDOW, HOP)
+        self.encoder_in = nn.Linear(config.mel_bins, width)
+        self.encoder = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(config.encoder_layers)))
+        self.encoder_norm = nn.LayerNorm(width)
+        self.quantizer = ResidualQuantizer(width, config.codebooks, config.codebook_size, config.code_dim)
+        self.decoder = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(config.decoder_layers)))
+        self.decoder_norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 2 * bins)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+
+    def hparams(self) -> dict[str, Any]:
+        return {"config": self.config.model_dump()}
+
+    @classmethod
+    def from_hparams(cls, hparams: dict[str, Any]) -> CompactCodec:
+        return cls(CompactConfig(**hparams["config"]))
+
+    def fingerprint(self) -> str:
+        """Name and hash of the weights: tokens of one fingerprint can be read by no other."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+        return f"compact-24khz:{digest.hexdigest()[:8]}:k{self.codebooks}"
+
+    # -- the network -------------------------------------------------------------------------------------------
+
+    def latent(self, waveform: Tensor) -> Tensor:
+        """waveform [B, 1, N] -> latent [B, T, C], T = ceil(N / 320)."""
+        mel = self.mel(waveform).transpose(1, 2)
+        return self.encoder_norm(self.encoder(self.encoder_in(mel)))
+
+    def synthesise(self, latent: Tensor, extra: int = OVERLAP) -> Tensor:
+        """latent [B, T, C] -> waveform [B, 1, (T + extra - 3) * 320].
+
+        A sample needs the three frames after its own; `extra` = 3 empty ones stand in for them where audio ends.
+        """
+        hidden = self.decoder_norm(self.decoder(F.pad(latent, (0, 0, 0, extra))))
+        magnitude, phase = self.head(hidden).float().chunk(2, dim=-1)
+        spectrum = torch.polar(magnitude.clamp(max=6.0).exp(), phase)
+        return self._overlap_add(torch.fft.irfft(spectrum, WINDOW, dim=-1) * self.window)
+
+    def _overlap_add(self, windows: Tensor) -> Tensor:
+        """windows [B, T, 1280] -> [B, 1, (T - 3) * 320]: the samples that all four windows have reached."""
+        batch, frames, _ = windows.shape
+        parts = windows.unflatten(-1, (OVERLAP + 1, HOP))
+        whole = sum(parts[:, i : frames - OVERLAP + i, OVERLAP - i] for i in range(OVERLAP + 1))
+        envelope = self.window.square().unflatten(0, (OVERLAP + 1, HOP)).sum(0)
+        return (whole / envelope).reshape(batch, 1, -1)  # type: ignore[union-attr]
+
+    def forward(self, waveform: Tensor, codebooks: Tensor | None = None) -> tuple[Tensor, Quantized]:
+        """Training pass: waveform [B, 1, N], N a multiple of 320 -> (reconstruction [B, 1, N], quantizer output)."""
+        latent = self.latent(waveform)
+        with torch.autocast(latent.device.type, enabled=False):
+            quantized = self.quantizer(latent.float(), codebooks)
+        return self.synthesise(quantized.latent), quantized
+
+    # -- the protocol ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor, samples: Tensor | None = None, codebooks: int | None = None) -> Tokens:
+        """waveform [B, 1, N] -> tokens; long audio goes chunk by chunk, with the context that makes it seamless."""
+        waveform, frames = pad_to_frames(waveform, samples, HOP)
+        total = waveform.shape[-1] // HOP
+        context = OVERLAP + (KERNEL - 1) * self.config.encoder_layers
+        pieces = []
+        for start in range(0, total, CHUNK_FRAMES):
+            first = max(0, start - context)
+            latent = self.latent(waveform[..., first * HOP : (start + CHUNK_FRAMES) * HOP])[:, start - first :]
+            pieces.append(self.quantizer(latent).codes[:, : codebooks or self.codebooks])
+        inside = torch.arange(total, device=waveform.device) < frames[:, None, None]
+        return Tokens(torch.cat(pieces, -1) * inside, frames)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, frames: Tensor | None = None) -> Tensor:
+        """codes [B, K', T] -> waveform [B, 1, T * 320]; rows end in silence past their frames."""
+        check_codes(codes, self.config.codebooks, self.codebook_size)
+        total = codes.shape[-1]
+        context = (KERNEL - 1) * self.config.decoder_layers
+        pieces = []
+        for start in range(0, total, CHUNK_FRAMES):
+            first, end = max(0, start - context), min(total, start + CHUNK_FRAMES + OVERLAP)
+            latent = self.quantizer.decode(codes[..., first:end])
+            if frames is not None:
+                latent = latent * (torch.arange(first, end, device=codes.device) < frames[:, None])[..., None]
+            missing = min(total, start + CHUNK_FRAMES) + OVERLAP - end
+            pieces.append(self.synthesise(latent, missing)[..., (start - first) * HOP :])
+        waveform = torch.cat(pieces, -1)
+        if frames is None:
+            return waveform
+        return waveform * (torch.arange(total * HOP, device=codes.device) < HOP * frames[:, None, None])

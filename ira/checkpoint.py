@@ -1,0 +1,294 @@
+"""Tensors and their constructor arguments in, two files out; the same two files in, a checked model out.
+
+A model is `FOLDER/NAME.safetensors` (the tensors) beside `FOLDER/NAME.json` (the card):
+
+    {"format": 1, "kind": "SpeechLM", "hparams": {...}, "sha256": "...", "extra": {...}}
+
+`kind` is the class name, `hparams` are JSON-able constructor arguments, `sha256` is that of the safetensors file.
+The trainer's own state is a third kind of file, written by torch and read back with weights only. Every file is
+written aside, flushed to the disk and renamed, so that a killed process leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ira.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FORMAT = 1
+
+
+class Saveable(Protocol):
+    """An `nn.Module` that can name its constructor arguments and be built from them again."""
+
+    def hparams(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_hparams(cls, hparams: dict[str, Any]) -> Self: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+Model = TypeVar("Model", bound=Saveable)
+
+
+@contextmanager
+def write_aside(path: str | Path) -> Iterator[Path]:
+    """A path in the same folder, with the same suffix, that takes the place of `path` once the block has ended well.
+
+    Raises:
+        InputError: the folder cannot be made or the file cannot be written; `path` is then as it was.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error}); choose a folder that can be written, with room"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def save_model(
+    folder: str | Path,
+    name: str,
+    model: Saveable,
+    *,
+    dtype: torch.dtype | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `model` as FOLDER/NAME.safetensors and, last, FOLDER/NAME.json; return the safetensors path.
+
+    `dtype` casts the floating tensors (torch.bfloat16 halves the file). Non-persistent buffers are not saved.
+    """
+    tensors = model.state_dict()
+    return save_tensors(
+        folder, name, tensors, kind=type(model).__name__, hparams=model.hparams(), dtype=dtype, extra=extra
+    )
+
+
+def save_tensors(
+    folder: str | Path,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    kind: str,
+    hparams: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """The same two files for tensors without a class of ours, such as a LoRA; `kind` says what they are."""
+    weights, card_path = Path(folder) / f"{name}.safetensors", Path(folder) / f"{name}.json"
+    card = {"format": FORMAT, "kind": kind, "hparams": dict(hparams or {}), "sha256": "", "extra": dict(extra or {})}
+    _to_json(card)  # what JSON cannot hold fails here, before the old weights are replaced
+    with write_aside(weights) as aside:
+        save_file({key: _for_disk(value, dtype) for key, value in tensors.items()}, aside)
+        card["sha256"] = _sha256(aside)
+    with write_aside(card_path) as aside:
+        aside.write_text(_to_json(card), encoding="utf-8")
+    return weights
+
+
+def load_model(cls: type[Model], folder: str | Path, name: str) -> Model:
+    """Build `cls` from FOLDER/NAME.json and fill it from FOLDER/NAME.safetensors: eval mode, fp32 parameters.
+
+    `folder` may also be the path of the .safetensors file itself.
+
+    Raises:
+        InputError: a file is missing, damaged, of another kind or format, or does not fit the class.
+    """
+    card = read_card(folder, name)
+    tensors = load_tensors(folder, name, cls.__name__)
+    try:
+        model = cls.from_hparams(card["hparams"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{_files(folder, name)[1]}: {cls.__name__} cannot be built from its hparams ({_one_line(error)}); "
+            "load it with the version of ira that wrote it"
+        ) from error
+    module = cast(nn.Module, model).float()
+    _fill(module, tensors, _files(folder, name)[0])
+    module.eval()
+    return model
+
+
+def load_weights(module: nn.Module, folder: str | Path, name: str) -> None:
+    """The same checks as `load_model`, into a module that exists already; its mode and dtype stay."""
+    _fill(module, load_tensors(folder, name, type(module).__name__), _files(folder, name)[0])
+
+
+def load_tensors(folder: str | Path, name: str, kind: str) -> dict[str, Tensor]:
+    """The tensors of FOLDER/NAME.safetensors, once the card says that they are a `kind` and the hash agrees."""
+    card, (weights, card_path) = read_card(folder, name), _files(folder, name)
+    if card["kind"] != kind:
+        raise InputError(
+            f"{card_path}: holds a {card['kind']}, a {kind} is wanted; give the folder or file of a {kind}"
+        )
+    if not weights.is_file():
+        raise InputError(f"{weights}: is missing beside its card; copy both files of the model")
+    if _sha256(weights) != card["sha256"]:
+        raise InputError(
+            f"{weights}: does not match the sha256 in {card_path.name} (damaged or half copied); copy both again"
+        )
+    try:
+        return load_file(weights)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{weights}: is not a safetensors file ({_one_line(error)}); save the model again") from error
+
+
+def read_card(folder: str | Path, name: str) -> dict[str, Any]:
+    """The JSON beside the weights, checked: format, and that kind, hparams, sha256 and extra are there."""
+    path = _files(folder, name)[1]
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a model folder that holds {path.name}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({_one_line(error)}); copy the model again") from error
+    wanted = {"kind": str, "hparams": dict, "sha256": str, "extra": dict}
+    if not isinstance(card, dict) or "format" not in card:
+        raise InputError(f"{path}: is not the card of a model (no format number); give a folder that ira train wrote")
+    if card["format"] != FORMAT:
+        raise InputError(f"{path}: has format {card['format']!r}, this ira reads {FORMAT}; use the ira that wrote it")
+    if wrong := [key for key, of in wanted.items() if not isinstance(card.get(key), of)]:
+        raise InputError(f"{path}: {', '.join(wrong)} missing or of the wrong type; copy the model again")
+    return card
+
+
+def weights_hash(folder: str | Path, name: str) -> str:
+    """The sha256 that the card states for the weights."""
+    return read_card(folder, name)["sha256"]
+
+
+def save_state(path: str | Path, state: dict[str, Any]) -> None:
+    """Write the trainer's state (tensors and plain values in dicts, lists, tuples) with its sha256 in PATH.sha256.
+
+    The hash file names both the new and the old content until the new one stands, so a kill at any moment leaves a
+    state that loads.
+
+    Raises:
+        TypeError: the state holds something that could not be read back.
+    """
+    path = Path(path)
+    _check_plain(state, "state")
+    old = _sha256(path) if path.is_file() else ""
+    with write_aside(path) as aside:
+        torch.save(state, aside)
+        new = _sha256(aside)
+        _write_hashes(path, new, old)
+    _write_hashes(path, new)
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, on the CPU.
+
+    Raises:
+        InputError: a file is missing, damaged, or holds more than tensors and plain values.
+    """
+    path, hashes = Path(path), _hash_path(Path(path))
+    if not path.is_file() or not hashes.is_file():
+        missing = path if not path.is_file() else hashes
+        raise InputError(f"{missing}: is missing; a training state is {path.name} with {hashes.name} beside it")
+    if _sha256(path) not in hashes.read_text(encoding="utf-8", errors="replace").split():
+        raise InputError(f"{path}: does not match {hashes.name} (damaged or half copied); resume from an earlier state")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(
+            f"{path}: is not a training state ({_one_line(error)}); resume from an earlier state"
+        ) from error
+
+
+def _files(folder: str | Path, name: str) -> tuple[Path, Path]:
+    """Paths of the tensors and of the card."""
+    folder = Path(folder)
+    if folder.suffix in (".safetensors", ".json"):
+        folder, name = folder.parent, folder.stem
+    elif folder.is_file():
+        raise InputError(f"{folder}: is a file; give the folder that holds {name}.safetensors and {name}.json")
+    elif not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the model folder that holds {name}.safetensors")
+    return folder / f"{name}.safetensors", folder / f"{name}.json"
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Copy tensors into the module; every name and shape must agree."""
+    own = module.state_dict()
+    wrong = [f"{key} is missing" for key in own.keys() - tensors.keys()]
+    wrong += [f"{key} is not part of {type(module).__name__}" for key in tensors.keys() - own.keys()]
+    for key in own.keys() & tensors.keys():
+        if own[key].shape != tensors[key].shape:
+            wrong.append(f"{key} is {list(tensors[key].shape)}, {list(own[key].shape)} is wanted")
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise InputError(f"{source}: does not fit {type(module).__name__}: {shown}; use the config it was trained with")
+    module.load_state_dict(tensors)
+
+
+def _to_json(card: dict[str, Any]) -> str:
+    return json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _for_disk(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A contiguous copy on the CPU: safetensors refuses tensors that share memory, such as tied embeddings."""
+    wanted = dtype if dtype is not None and value.is_floating_point() else value.dtype
+    return value.detach().to("cpu", wanted, copy=True).contiguous()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hash_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _write_hashes(path: Path, *hashes: str) -> None:
+    with write_aside(_hash_path(path)) as aside:
+        aside.write_text("\n".join(hashes) + "\n", encoding="utf-8")
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Refuse at saving time what weights-only loading would refuse after the run was killed."""
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            _check_plain(key, f"{where}: a key")
+            _check_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for number, item in enumerate(value):
+            _check_plain(item, f"{where}[{number}]")
+    elif type(value) not in (Tensor, nn.Parameter, int, float, bool, str, type(None)):
+        raise TypeError(f"{where} is a {type(value).__name__}; only tensors and plain values can be read back")
+
+
+def _one_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,343 @@
+"""YAML and dotted overrides in, one checked `Config` out.
+
+Every mistake is reported at once with its dotted path and the nearest valid name. A width that can be read from a
+model is not here: the adapter asks the LLM for its width, the SpeechLM asks the codec for its codebooks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ira.errors import InputError
+
+STAGES = ("codec", "voice", "speech", "align", "reinforce")
+BANDWIDTHS_KBPS = (0.75, 1.5, 3.0, 6.0, 12.0, 24.0)
+StageName = Literal["codec", "voice", "speech", "align", "reinforce"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values are checked, instances do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CompactConfig(Section):
+    """Architecture of IRA's own codec: 24 kHz, hop 320 (75 frames a second), factorised residual quantizer."""
+
+    width: int = Field(default=256, gt=0)
+    encoder_layers: int = Field(default=6, gt=0)
+    decoder_layers: int = Field(default=8, gt=0)
+    mel_bins: int = Field(default=100, gt=0)
+    codebooks: int = Field(default=8, ge=1, le=8)
+    codebook_size: int = Field(default=1024, ge=2, le=65536)
+    code_dim: int = Field(default=8, gt=0)
+
+
+class CodecConfig(Section):
+    """Which codec turns sound into tokens. `path` is a hub id or folder; without it, the run's codec stage is asked."""
+
+    kind: Literal["compact", "encodec"] = "compact"
+    path: str | None = None
+    bandwidth_kbps: float = 6.0
+    compact: CompactConfig = CompactConfig()
+
+    @model_validator(mode="after")
+    def _bandwidth_fits(self) -> CodecConfig:
+        if self.bandwidth_kbps not in BANDWIDTHS_KBPS:
+            wanted = ", ".join(f"{kbps:g}" for kbps in BANDWIDTHS_KBPS)
+            raise ValueError(f"bandwidth_kbps {self.bandwidth_kbps:g} is none of {wanted}")
+        if self.kind == "compact" and self.codebooks > self.compact.codebooks:
+            has = self.compact.codebooks
+            raise ValueError(f"{self.bandwidth_kbps} kbps is {self.codebooks} codebooks, compact has {has}")
+        return self
+
+    @property
+    def codebooks(self) -> int:
+        """Codebooks at 75 frames a second and 10 bits each: 1.5, 3, 6, 12, 24 kbps are 2, 4, 8, 16, 32."""
+        return int(round(self.bandwidth_kbps / 0.75))
+
+
+class VoiceConfig(Section):
+    """Voice encoder: log-mel -> hidden -> embedding, and a character tower of the same kind for descriptions."""
+
+    mel_bins: int = Field(default=128, gt=0)
+    hidden: int = Field(default=512, gt=0)
+    dim: int = Field(default=256, gt=0)
+    layers: int = Field(default=4, gt=0)
+    heads: int = Field(default=8, gt=0)
+    text_hidden: int = Field(default=256, gt=0)
+    text_layers: int = Field(default=2, gt=0)
+    crop_seconds: float = Field(default=4.0, gt=0)
+
+
+class SpeechConfig(Section):
+    """SpeechLM: a causal transformer over delayed codec tokens with cross-attention to text and voice."""
+
+    layers: int = Field(default=12, gt=0)
+    width: int = Field(default=768, gt=0)
+    heads: int = Field(default=12, gt=0)
+    max_steps: int = Field(default=8192, gt=0)
+    text_layers: int = Field(default=4, ge=0)
+    drop_text: float = Field(default=0.1, ge=0, le=1)
+    drop_voice: float = Field(default=0.1, ge=0, le=1)
+    codebook_weights: list[float] = [8, 4, 2, 1, 1, 1, 1, 1]
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> SpeechConfig:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} is not a multiple of 2 x {self.heads} heads (rotary pairs)")
+        return self
+
+
+class AdapterConfig(Section):
+    """Perceiver adapter: `queries` per window of `window_seconds`, over a learned mix of SpeechLM layers."""
+
+    layers: int = Field(default=4, gt=0)
+    queries: int = Field(default=32, gt=0)
+    window_seconds: float = Field(default=10.0, gt=0)
+    width: int = Field(default=768, gt=0)
+    heads: int = Field(default=12, gt=0)
+    stack: int = Field(default=4, gt=0)
+    mix_layers: int = Field(default=4, gt=0)
+
+
+class LoraConfig(Section):
+    """Low-rank adaptation of the LLM's attention and feed-forward projections (peft)."""
+
+    r: int = Field(default=16, gt=0)
+    alpha: int = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class FreshLLM(Section):
+    """An LLM trained from scratch: a Llama of this shape, with the tokenizer of `llm.name`."""
+
+    hidden: int = Field(default=256, gt=0)
+    layers: int = Field(default=4, gt=0)
+    heads: int = Field(default=4, gt=0)
+    intermediate: int = Field(default=768, gt=0)
+
+
+class LLMConfig(Section):
+    """`name` is a hub id, a folder, a .gguf file, or "embedded" (SmolLM2-135M-Instruct, wherever it is found)."""
+
+    name: str = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
+    fresh: FreshLLM | None = None
+    lora: LoraConfig = LoraConfig()
+    max_new_tokens: int = Field(default=128, gt=0)
+
+
+class DataConfig(Section):
+    """Manifests in, token shards out. A manifest is a split folder, a .json or a .jsonl file."""
+
+    train: list[str] = ["data/train"]
+    val: list[str] = ["data/val"]
+    shards: str = "data/shards"
+    max_seconds: float = Field(default=20.0, gt=0)
+    workers: int = Field(default=1, ge=1)
+
+
+class StageConfig(Section):
+    """How long and how fast one stage learns. A batch holds about `batch_seconds` of speech."""
+
+    steps: int = Field(default=10_000, gt=0)
+    lr: float = Field(default=3e-4, gt=0)
+    warmup_steps: int = Field(default=500, ge=0)
+    batch_seconds: float = Field(default=120.0, gt=0)
+    accumulation: int = Field(default=16, ge=1)
+    validate_every: int = Field(default=500, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+
+
+class CodecStage(StageConfig):
+    crop_seconds: float = Field(default=1.0, gt=0)
+    mel_weight: float = Field(default=15.0, gt=0)
+
+
+class VoiceStage(StageConfig):
+    temperature: float = Field(default=0.07, gt=0)
+
+
+class SpeechStage(StageConfig):
+    """The attention prior fades out over `guide_share` of the run; `align_weight` scales the forward-sum loss."""
+
+    align_weight: float = Field(default=0.1, ge=0)
+    guide_share: float = Field(default=0.5, ge=0, le=1)
+    eos_weight: float = Field(default=5.0, gt=0)
+
+
+class AlignStage(StageConfig):
+    """Distillation from the frozen LLM on the text to the same LLM on the audio."""
+
+    temperature: float = Field(default=2.0, gt=0)
+    teacher_responses: int = Field(default=1000, ge=0)
+    response_tokens: int = Field(default=48, gt=0)
+    train_lora: bool = True
+
+
+class ReinforceStage(StageConfig):
+    """Reinforced behaviour alignment: PPO on the LLM's text answers to speech."""
+
+    rollouts: int = Field(default=64, ge=2)
+    epochs: int = Field(default=4, ge=1)
+    clip: float = Field(default=0.2, gt=0)
+    kl_coef: float = Field(default=0.05, ge=0)
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    value_coef: float = Field(default=0.1, ge=0)
+    temperature: float = Field(default=0.7, gt=0)
+    response_tokens: int = Field(default=48, gt=0)
+    missing_eos_penalty: float = Field(default=1.0, ge=0)
+
+
+class TrainConfig(Section):
+    """What every stage shares, and the five stages. `max_minutes` bounds each stage by the clock."""
+
+    stages: list[StageName] = list(STAGES)
+    seed: int = 0
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    clip_grad: float = Field(default=1.0, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0)
+    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    codec: CodecStage = CodecStage()
+    voice: VoiceStage = VoiceStage()
+    speech: SpeechStage = SpeechStage()
+    align: AlignStage = AlignStage()
+    reinforce: ReinforceStage = ReinforceStage()
+
+
+class LogConfig(Section):
+    """Where metrics go, beside the JSONL that is always written."""
+
+    trackers: list[Literal["console", "tensorboard", "wandb"]] = ["console"]
+    every_steps: int = Field(default=10, gt=0)
+    wandb_project: str = "ira"
+
+
+class Config(Section):
+    """The whole system."""
+
+    run_dir: str = "runs/default"
+    device: str = "auto"
+    codec: CodecConfig = CodecConfig()
+    voice: VoiceConfig = VoiceConfig()
+    speech: SpeechConfig = SpeechConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    llm: LLMConfig = LLMConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    log: LogConfig = LogConfig()
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read `path` (YAML), apply `section.key=value` overrides, check everything.
+
+    Raises:
+        InputError: one message that lists every mistake, each with its dotted path.
+    """
+    raw, twice = _read_yaml(Path(path))
+    for item in overrides or []:
+        _apply_override(raw, item)
+    return check_config(raw, str(path), twice)
+
+
+def check_config(raw: dict[str, Any], source: str = "config", mistakes: Sequence[str] = ()) -> Config:
+    """Validate a plain dict; `source` names it in messages, `mistakes` are those already found in it."""
+    lines = list(mistakes)
+    try:
+        config = Config.model_validate(raw)
+        if not lines:
+            return config
+    except ValidationError as error:
+        lines += [_explain(e["loc"], e["msg"], e["type"], e.get("input")) for e in error.errors()]
+    raise InputError(f"{source}: {len(lines)} mistake(s): " + "; ".join(lines))
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        raw, twice = _parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a YAML file such as configs/tiny.yaml") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
+    raw = {} if raw is None else raw
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: holds a {type(raw).__name__}, a mapping of sections is wanted")
+    return raw, twice
+
+
+def _parse(text: str) -> tuple[Any, list[str]]:
+    """The value of a YAML text, and its keys given twice: plain YAML keeps the last one without a word."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    return yaml.safe_load(text), _given_twice(node, "")
+
+
+def _given_twice(node: yaml.Node | None, dotted: str) -> list[str]:
+    if isinstance(node, yaml.SequenceNode):
+        return [line for number, item in enumerate(node.value) for line in _given_twice(item, f"{dotted}.{number}")]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    found, seen = [], set()
+    for key, value in node.value:
+        name = f"{dotted}.{key.value}".removeprefix(".")
+        if name in seen:
+            found.append(f"{name} is given twice (line {key.start_mark.line + 1}), keep one")
+        seen.add(name)
+        found += _given_twice(value, name)
+    return found
+
+
+def _apply_override(raw: dict[str, Any], item: str) -> None:
+    dotted, equals, value = item.partition("=")
+    if not equals or not dotted:
+        raise InputError(f"override {item!r}: write section.key=value, for example train.seed=1")
+    try:
+        parsed, twice = _parse(value)
+    except (yaml.YAMLError, RecursionError):
+        raise InputError(f"override {item!r}: the value is not valid YAML; quote it") from None
+    if twice:
+        raise InputError(f"override {item!r}: {twice[0]}")
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        raw[name] = child = {} if raw.get(name) is None else raw[name]
+        if not isinstance(child, dict):
+            raise InputError(f"override {item!r}: {name} is a value, not a section")
+        raw = child
+    raw[leaf] = parsed
+
+
+def _explain(loc: tuple[int | str, ...], message: str, kind: str, given: Any) -> str:
+    dotted = ".".join(str(part) for part in loc) or "(top)"
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(loc[-1]), _names_at(loc[:-1]), n=1, cutoff=0.4)
+        return f"{dotted} is unknown" + (f", did you mean {near[0]}?" if near else "")
+    shown = "" if isinstance(given, (dict, BaseModel)) else f" (given {reprlib.repr(given)})"
+    return f"{dotted}: {message.removeprefix('Value error, ')}{shown}"
+
+
+def _names_at(loc: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section at a dotted place, for the nearest valid name."""
+    section: type[BaseModel] = Config
+    for part in loc:
+        field = section.model_fields.get(str(part))
+        inner = _section_of(field.annotation) if field else None
+        if inner is None:
+            return []
+        section = inner
+    return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)

@@ -1,0 +1,1 @@
+"""From a folder of recordings to batches: manifests, spoken text, token shards, voice descriptions, batches."""

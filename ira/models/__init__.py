@@ -1,0 +1,1 @@
+"""The networks: speech model, voice encoder, adapter and the language model that listens."""

@@ -1,0 +1,181 @@
+"""Transformer pieces shared by every model: rotary positions, attention with a cache, SwiGLU, pre-norm blocks.
+
+Normalisation is torch.nn.RMSNorm. The self-attention block computes what a Llama decoder layer computes
+(Touvron et al. 2023; a parity test holds it to that), with an optional cross-attention between its two halves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EPS = 1e-5
+
+
+def rope(positions: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions (Su et al. 2021), halves rotated against each other as in Llama.
+
+    Args:
+        positions: [..., S] integers or floats.
+        head_dim: C, even.
+
+    Returns:
+        Two fp32 tensors [..., S, C].
+    """
+    if head_dim % 2:
+        raise ValueError(f"head width {head_dim} is odd; rotary positions turn pairs")
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angles = positions.float().unsqueeze(-1) * base**-exponents
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x [B, H, S, C] by the angles [..., S, C]; the dtype of x is kept."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-right, left], dim=-1) * sin.to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (Shazeer 2020): down(silu(gate x) * up x)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+def swiglu_hidden(width: int) -> int:
+    """8/3 of the width, rounded up to a multiple of 64: the parameters of a plain 4x layer."""
+    return -(-8 * width // (3 * 64)) * 64
+
+
+@dataclass
+class KeyValueCache:
+    """Preallocated keys and values [B, H, max_steps, C] of one layer; `length` steps are filled."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    @classmethod
+    def empty(cls, batch: int, heads: int, max_steps: int, head_dim: int, like: Tensor) -> KeyValueCache:
+        shape = (batch, heads, max_steps, head_dim)
+        return cls(like.new_zeros(shape), like.new_zeros(shape))
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [B, H, S, C] and return everything stored so far."""
+        end = self.length + keys.shape[2]
+        if end > self.keys.shape[2]:
+            raise ValueError(f"cache holds {self.keys.shape[2]} steps, step {end} was asked for")
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """Multi-head attention; keys and values come from `memory` when it is given, else from the input itself."""
+
+    def __init__(self, width: int, heads: int, memory_width: int | None = None) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} does not divide into {heads} heads")
+        self.heads, self.head_dim = heads, width // heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(memory_width or width, width, bias=False)
+        self.v = nn.Linear(memory_width or width, width, bias=False)
+        self.o = nn.Linear(width, width, bias=False)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B, S, D] -> [B, H, S, C]."""
+        return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """[B, H, S, C] -> [B, S, D], through the output projection."""
+        return self.o(x.transpose(1, 2).flatten(2))
+
+    def forward(
+        self,
+        x: Tensor,
+        cos_sin: tuple[Tensor, Tensor] | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Self-attention over x [B, S, D]; mask [B, 1, S or 1, S'] is boolean (True = may look) or additive."""
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        if cos_sin is not None:
+            q, k = apply_rope(q, *cos_sin), apply_rope(k, *cos_sin)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and x.shape[1] > 1)
+        return self.merge(out)
+
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, L, C] of memory [B, L, D']; computed once for a whole generation."""
+        return self.split(self.k(memory)), self.split(self.v(memory))
+
+    def cross(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Attend from x [B, S, D] to projected memory; mask broadcasts to [B, H, S, L]."""
+        q = self.split(self.q(x))
+        mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
+        return self.merge(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
+
+    def scores(self, x: Tensor, keys: Tensor) -> Tensor:
+        """Scaled dot products [B, H, S, L] in fp32, before mask and softmax: for alignment losses and pictures."""
+        return (self.split(self.q(x)).float() @ keys.float().transpose(-1, -2)) * self.head_dim**-0.5
+
+
+class Block(nn.Module):
+    """Pre-norm transformer layer: self-attention, optional cross-attention, SwiGLU."""
+
+    def __init__(self, width: int, heads: int, *, cross: bool = False, hidden: int | None = None) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(width, eps=EPS)
+        self.attention = Attention(width, heads)
+        self.cross_norm = nn.RMSNorm(width, eps=EPS) if cross else None
+        self.cross_attention = Attention(width, heads) if cross else None
+        self.feed_norm = nn.RMSNorm(width, eps=EPS)
+        self.feed = SwiGLU(width, hidden or swiglu_hidden(width))
+
+    def attend(
+        self,
+        x: Tensor,
+        cos_sin: tuple[Tensor, Tensor],
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """First half: x [B, S, D] plus its self-attention."""
+        return x + self.attention(self.attention_norm(x), cos_sin, mask=mask, causal=causal, cache=cache)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Last half: x [B, S, D] plus its feed-forward layer."""
+        return x + self.feed(self.feed_norm(x))
+
+
+def init_weights(module: nn.Module, layers: int) -> None:
+    """Normal(0, 0.02) for linear and embedding weights, residual outputs scaled by 1/sqrt(2 layers) (GPT-2)."""
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear):
+            std = 0.02 / (2 * layers) ** 0.5 if name.endswith((".o", ".down")) else 0.02
+            nn.init.normal_(child.weight, std=std)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+        elif isinstance(child, nn.Embedding):
+            nn.init.normal_(child.weight, std=0.02)
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """lengths [B] -> [B, size] boolean, True where a position is inside the row."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]

@@ -1,0 +1,104 @@
+"""A model folder in, its parts out: what `--model DIR` names and what training writes.
+
+model.json            which codec and which LLM the parts belong to
+codec.* voice.* speech_lm.* adapter.*    NAME.safetensors and NAME.json each (ira.checkpoint)
+lora.*                low-rank weights of the LLM, where it was trained
+llm/                  a whole LLM, only where it was built from scratch
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from ira.audio.codec import Codec, load_codec
+from ira.checkpoint import load_model, load_tensors, write_aside
+from ira.config import CodecConfig, Config, LLMConfig, Section
+from ira.errors import InputError
+from ira.models.adapter import Adapter
+from ira.models.audio_llm import AudioLLM
+from ira.models.llm import LanguageModel, load_llm, load_lora_state
+from ira.models.speech_lm import SpeechLM
+
+LORA_KIND = "LoRA"
+EMBEDDED = Path(__file__).resolve().parents[1] / "weights" / "tiny"
+
+
+class ModelCard(Section):
+    """model.json: what the parts were trained beside."""
+
+    format: int = 1
+    codec: CodecConfig
+    llm: LLMConfig
+    languages: list[str] = ["en"]
+    description: str = ""
+
+
+def write_card(folder: Path, config: Config, languages: list[str]) -> None:
+    """Write model.json of a run."""
+    card = ModelCard(codec=config.codec, llm=config.llm, languages=languages)
+    with write_aside(folder / "model.json") as aside:
+        aside.write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_model_card(folder: Path) -> ModelCard:
+    """Read model.json.
+
+    Raises:
+        InputError: not a model folder, or of another format.
+    """
+    path = folder / "model.json"
+    try:
+        card = ModelCard(**json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a model folder, as ira train writes"
+        ) from None
+    except (ValueError, TypeError, ValidationError) as error:
+        raise InputError(
+            f"{path}: not a model card ({' '.join(str(error).split())[:120]}); train or copy again"
+        ) from None
+    if card.format != 1:
+        raise InputError(f"{path}: format {card.format}, this ira reads 1; use the ira that wrote it")
+    return card
+
+
+def bundled_codec(folder: Path, device: torch.device) -> Codec:
+    """The codec that the folder's tokens belong to."""
+    codec = load_codec(read_model_card(folder).codec, folder)
+    return codec.to(device) if isinstance(codec, torch.nn.Module) else codec  # type: ignore[return-value]
+
+
+def bundled_llm(folder: Path, device: torch.device, name: str | None = None, lora: bool = False) -> LanguageModel:
+    """The LLM of the card (or `name` in its place), with the folder's LoRA where there is one.
+
+    `lora` forces fresh LoRA layers on (training) where the folder has none yet.
+    """
+    config = read_model_card(folder).llm
+    own = folder / "llm"
+    if own.is_dir():
+        config = config.model_copy(update={"name": str(own), "fresh": None})
+    if name:
+        config = config.model_copy(update={"name": name, "fresh": None})
+    saved = (folder / "lora.json").is_file()
+    llm = load_llm(config, device, torch.bfloat16, lora=saved or lora)
+    if saved:
+        load_lora_state(llm, {key: value.float() for key, value in load_tensors(folder, "lora", LORA_KIND).items()})
+    return llm
+
+
+def bundled_audio_llm(folder: Path, device: torch.device, name: str | None = None, lora: bool = False) -> AudioLLM:
+    """SpeechLM, adapter and LLM of the folder, ready to listen."""
+    speech_lm = load_model(SpeechLM, folder, "speech_lm").to(device)
+    adapter = load_model(Adapter, folder, "adapter").to(device)
+    llm = bundled_llm(folder, device, name, lora)
+    return AudioLLM(speech_lm, adapter, llm, mixed_layers(speech_lm.config.layers, adapter.source_layers)).eval()
+
+
+def mixed_layers(layers: int, count: int) -> list[int]:
+    """`count` of the SpeechLM's layers, evenly spread and ending with the last: what the adapter mixes."""
+    count = min(count, layers)
+    return [round((i + 1) * layers / count) - 1 for i in range(count)]

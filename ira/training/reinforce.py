@@ -1,0 +1,172 @@
+"""Stage `reinforce`: spoken prompts in, LoRA weights whose answers to speech the reader of the text would give, out.
+
+Reinforced behaviour alignment by PPO. Answers are sampled from the policy; their log-probabilities, values and the
+reference's log-probabilities (the same LLM, LoRA off, on the same sound) are stored; a few epochs of clipped updates
+follow. The batches are rollouts, so the loop is the one every stage uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ira.config import ReinforceStage
+from ira.data.batches import SamplerState
+from ira.data.shards import TokenShards
+from ira.models.audio_llm import AudioLLM, PromptItem, Responses
+from ira.models.llm import lora_off
+from ira.training import ppo
+from ira.training.conversations import Turn, listen_rows, student_item, written
+from ira.training.loop import StepLoss
+from ira.training.rewards import behaviour_scores, normalise_scores, pad_tokens
+
+MINIBATCHES = 4
+JUDGED = 16
+
+Reward = Callable[[list[Turn], list[list[int]]], Tensor]
+
+
+@dataclass
+class Rollouts:
+    """A minibatch of answers as they were when sampled; tensors are [B, R]."""
+
+    items: list[PromptItem]
+    responses: list[list[int]]
+    tokens: Tensor
+    mask: Tensor
+    old_log_probs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    figures: dict[str, float]
+
+
+class ValueHead(nn.Module):
+    """Expected reward from a token on, read off the LLM's last hidden state without shaping it; starts at 0."""
+
+    lr_scale = 10.0  # it starts from nothing where the policy starts from a trained model
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.out = nn.Linear(width, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, R, E] -> [B, R]."""
+        return self.out(self.norm(hidden.detach().float()))[..., 0]
+
+
+class ReinforceTraining:
+    """The stage: trains the LoRA of `audio_llm`; the adapter and SpeechLM stay as they are.
+
+    `reward` scores answers (one number each); by default it is `behaviour_scores`.
+    """
+
+    name = "reinforce"
+    metric = "loss_of_reward"
+
+    def __init__(
+        self,
+        audio_llm: AudioLLM,
+        shards: TokenShards,
+        turns: list[Turn],
+        held_out: TokenShards,
+        held_out_turns: list[Turn],
+        settings: ReinforceStage,
+        device: torch.device,
+        reward: Reward | None = None,
+    ) -> None:
+        self.audio_llm, self.shards, self.turns, self.settings = audio_llm, shards, turns, settings
+        self.held_out, self.judged, self.device = held_out, held_out_turns[:JUDGED], device
+        self.custom_reward = reward
+        self.audio_llm.speech_lm.requires_grad_(False)
+        self.audio_llm.adapter.requires_grad_(False)
+        self.value = ValueHead(audio_llm.llm.width).to(device)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"lora": self.audio_llm.language, "value": self.value}
+
+    def batches(self, state: SamplerState) -> Iterator[tuple[Rollouts, SamplerState]]:
+        """Rollouts of the policy as it is now; each minibatch comes `epochs` times, in changing order."""
+        while True:
+            generator = torch.Generator().manual_seed(hash((state.seed, state.epoch)) % 2**63)
+            drawn = torch.randint(len(self.turns), (self.settings.rollouts,), generator=generator).tolist()
+            parts = self._collect([self.turns[i] for i in drawn], seed=1000 * state.epoch)
+            state = SamplerState(state.seed, state.epoch + 1, 0)
+            for _ in range(self.settings.epochs):
+                for index in torch.randperm(len(parts), generator=generator).tolist():
+                    yield parts[index], state
+
+    @torch.no_grad()
+    def _collect(self, turns: list[Turn], seed: int) -> list[Rollouts]:
+        """Sample answers, score them, and turn the scores into advantages over the whole collection."""
+        size = -(-len(turns) // MINIBATCHES)
+        groups = [turns[start : start + size] for start in range(0, len(turns), size)]
+        items = [self._items(self.shards, group) for group in groups]
+        answers = [self._sample(group, seed + 100 * n) for n, group in enumerate(items)]
+        raw = [self._reward(self.shards, group, ids) for group, ids in zip(groups, answers, strict=True)]
+        scores = normalise_scores(torch.cat(raw)).split([len(group) for group in groups])
+        parts = [self._roll(*each) for each in zip(items, answers, scores, strict=True)]
+        whitened = ppo.whiten([part.advantages for part in parts], [part.mask for part in parts])
+        for part, advantages in zip(parts, whitened, strict=True):
+            part.advantages = advantages
+            part.figures["reward"] = float(torch.cat(raw).mean())
+        return parts
+
+    def _items(self, shards: TokenShards, turns: list[Turn]) -> list[PromptItem]:
+        heard = listen_rows(self.audio_llm, [shards[turn.row] for turn in turns], self.device)
+        return [student_item(audio, turn.prompt) for audio, turn in zip(heard, turns, strict=True)]
+
+    def _sample(self, items: list[PromptItem], seed: int) -> list[list[int]]:
+        settings = self.settings
+        return self.audio_llm.generate_ids(items, settings.response_tokens, settings.temperature, seed)
+
+    def _reward(self, shards: TokenShards, turns: list[Turn], responses: list[list[int]]) -> Tensor:
+        if self.custom_reward is not None:
+            return self.custom_reward(turns, responses)
+        texts = [written(shards[turn.row]) for turn in turns]
+        prompts = [turn.prompt for turn in turns]
+        return behaviour_scores(self.audio_llm, texts, prompts, responses, self.settings.missing_eos_penalty)
+
+    def _roll(self, items: list[PromptItem], responses: list[list[int]], scores: Tensor) -> Rollouts:
+        """Store what the update will be measured against, on the same path that the update takes."""
+        tokens = pad_tokens(responses, self.device)
+        log_probs, values, out = self._evaluate(items, responses, tokens)
+        with lora_off(self.audio_llm.llm):
+            reference, _, _ = self._evaluate(items, responses, tokens)
+        rewards = ppo.token_rewards(scores, log_probs, reference, out.mask, self.settings.kl_coef)
+        advantages, returns = ppo.gae(rewards, values, out.mask, self.settings.gamma, self.settings.gae_lambda)
+        length = float(out.mask.sum(1).float().mean())
+        kl = float(((log_probs - reference) * out.mask).sum(1).mean())
+        figures = {"answer_tokens": length, "kl_to_reference": kl}
+        return Rollouts(items, responses, tokens, out.mask, log_probs, values, advantages, returns, figures)
+
+    def _evaluate(
+        self, items: list[PromptItem], responses: list[list[int]], tokens: Tensor
+    ) -> tuple[Tensor, Tensor, Responses]:
+        """Log-probabilities and values [B, R] of given answers under the weights as they are."""
+        out = self.audio_llm.response_logits(items, responses)
+        return ppo.token_log_probs(out.logits, tokens, self.settings.temperature), self.value(out.hidden), out
+
+    def loss(self, batch: Rollouts, share_done: float) -> StepLoss:
+        log_probs, values, _ = self._evaluate(batch.items, batch.responses, batch.tokens)
+        clip = self.settings.clip
+        policy, figures = ppo.policy_loss(log_probs, batch.old_log_probs, batch.advantages, batch.mask, clip)
+        value = ppo.value_loss(values, batch.old_values, batch.returns, batch.mask, clip)
+        figures |= batch.figures | {"policy_loss": float(policy.detach()), "value_loss": float(value.detach())}
+        return StepLoss(policy + self.settings.value_coef * value, int(batch.mask.sum()), figures)
+
+    def validate(self) -> dict[str, float]:
+        """Mean reward of greedy answers on held-out speech; `loss_of_reward` is its negative, to be minimised."""
+        rewards = []
+        for start in range(0, len(self.judged), 8):
+            turns = self.judged[start : start + 8]
+            answers = self.audio_llm.generate_ids(self._items(self.held_out, turns), self.settings.response_tokens)
+            rewards.append(self._reward(self.held_out, turns, answers))
+        mean = float(torch.cat(rewards).mean())
+        return {"reward": mean, "loss_of_reward": -mean}

@@ -1,0 +1,193 @@
+"""Stage `speech`: token shards with text in, a SpeechLM that says a given text in a given voice out.
+
+Cross-entropy on every codebook, end of speech supervised; a diagonal prior and a forward-sum loss make attention walk
+through the text (Neekhara et al. 2024); text and voice are dropped at random, alone and together, for guidance and
+for listening.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ira.audio.codec import Codec
+from ira.audio.waveform import LogMel
+from ira.config import SpeechStage
+from ira.data.batches import SamplerState, SpeechBatch, batches, collate
+from ira.data.shards import Example, TokenShards
+from ira.data.text import CharTokenizer
+from ira.errors import InputError
+from ira.models.decode import generate
+from ira.models.speech_lm import SpeechLM
+from ira.models.voice_encoder import VoiceEncoder
+from ira.training.loop import StepLoss
+from ira.training.losses import codec_cross_entropy, diagonal_prior, forward_sum
+from ira.training.voice import embed_tokens
+
+JUDGED = 48  # held-out rows whose likelihood is measured
+SPOKEN = 8  # held-out sentences that are spoken at every validation
+
+
+class SpeechTraining:
+    """The stage: trains `model` on the rows of `shards` that have text, each with the voice of its speaker."""
+
+    name = "speech"
+    metric = "score"
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        voices: VoiceTable,
+        shards: TokenShards,
+        held_out: TokenShards,
+        settings: SpeechStage,
+        device: torch.device,
+        frame_rate: float,
+    ) -> None:
+        self.model, self.voices, self.shards, self.settings, self.device = model, voices, shards, settings, device
+        self.tokenizer, self.frame_rate = CharTokenizer(), frame_rate
+        self.rows = [i for i in range(len(shards)) if shards[i].text]
+        if not self.rows:
+            raise InputError(f"{shards.folder}: no row has text; the speech stage needs transcripts")
+        judged = [held_out[i] for i in range(len(held_out)) if held_out[i].text][:JUDGED]
+        self.judged = judged or [shards[i] for i in self.rows[:SPOKEN]]
+        self.judged_voices = voices.of_examples(self.judged)
+        weights = torch.tensor(model.config.codebook_weights[: model.codebooks])
+        self.book_weights = (weights / weights.sum()).to(device)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"speech_lm": self.model}
+
+    def batches(self, state: SamplerState) -> Iterator[tuple[tuple[SpeechBatch, Tensor], SamplerState]]:
+        """Rows of like length with a voice each [B, P]: half the time that of another clip of the same speaker."""
+        lengths = self.shards.lengths[self.rows]
+        for chosen, after in batches(lengths, int(self.settings.batch_seconds * self.frame_rate), state):
+            rows = [self.rows[i] for i in chosen]
+            generator = torch.Generator().manual_seed(hash((after.seed, after.epoch, after.cursor)) % 2**63)
+            voices = torch.stack([self.voices.draw(row, generator) for row in rows])
+            yield (collate([self.shards[row] for row in rows], self.tokenizer), voices), after
+
+    def loss(self, batch: tuple[SpeechBatch, Tensor], share_done: float) -> StepLoss:
+        rows, voices = batch
+        drop_text, drop_voice = self._drops(len(voices))
+        prior_scale = max(0.0, 1 - share_done / self.settings.guide_share) if self.settings.guide_share else 0.0
+        ce, align = self._losses(rows, voices, drop_text, drop_voice, prior_scale)
+        metrics = {"cross_entropy": float(ce.detach()), "forward_sum": float(align.detach())}
+        return StepLoss(ce + self.settings.align_weight * align, int(rows.frames.sum()), metrics)
+
+    def _drops(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Which rows lose text and voice: half of `drop_text` loses both, so that listening is trained too."""
+        config = self.model.config
+        text = torch.rand(rows) < config.drop_text
+        voice = (torch.rand(rows) < config.drop_voice) | (text & (torch.rand(rows) < 0.5))
+        return text.to(self.device), voice.to(self.device)
+
+    def _losses(
+        self, rows: SpeechBatch, voices: Tensor, drop_text: Tensor, drop_voice: Tensor, prior_scale: float
+    ) -> tuple[Tensor, Tensor]:
+        codes, frames, text, lengths = (
+            x.to(self.device) for x in (rows.codes, rows.frames, rows.text, rows.text_lengths)
+        )
+        memory = self.model.condition(text, lengths, voices.to(self.device), drop_text=drop_text, drop_voice=drop_voice)
+        told = lengths.masked_fill(drop_text, 0)
+        prior = None
+        if prior_scale > 0:
+            prior = prior_scale * diagonal_prior(frames, lengths, codes.shape[-1] + 1, text.shape[1])
+            prior = prior.masked_fill(drop_text[:, None, None], 0.0)
+        out = self.model(codes, frames, memory, prior=prior, align=True)
+        assert out.alignment is not None
+        ce = codec_cross_entropy(out.logits, codes, frames, self.book_weights, self.settings.eos_weight)
+        return ce, forward_sum(out.alignment, frames, told)
+
+    def validate(self) -> dict[str, float]:
+        """Likelihood of held-out speech without the prior, and how held-out sentences are spoken.
+
+        `score` chooses the checkpoint: book 0's cross-entropy plus the share of sentences that never end.
+        """
+        rows = collate(self.judged, self.tokenizer)
+        keep = torch.zeros(len(self.judged), dtype=torch.bool, device=self.device)
+        total, book0 = 0.0, 0.0
+        for part in torch.arange(len(self.judged)).split(8):
+            codes, frames = rows.codes[part].to(self.device), rows.frames[part].to(self.device)
+            memory = self.model.condition(
+                rows.text[part].to(self.device),
+                rows.text_lengths[part].to(self.device),
+                self.judged_voices[part].to(self.device),
+                drop_text=keep[part],
+            )
+            out = self.model(codes, frames, memory, align=True)
+            assert out.alignment is not None
+            only = torch.eye(self.model.codebooks, device=self.device)[0]
+            book0 += float(codec_cross_entropy(out.logits, codes, frames, only, 1.0)) * len(part)
+            total += float(forward_sum(out.alignment, frames, rows.text_lengths[part].to(self.device))) * len(part)
+        figures = {"book0_nll": book0 / len(self.judged), "forward_sum": total / len(self.judged)}
+        figures |= self._speak(self.judged[:SPOKEN], self.judged_voices[:SPOKEN])
+        return figures | {"score": figures["book0_nll"] + figures["runaway"]}
+
+    def _speak(self, examples: list[Example], voices: Tensor) -> dict[str, float]:
+        """Speak the texts: the share that never ends, and the length against the recording's."""
+        rows = collate(examples, self.tokenizer)
+        voices = voices.to(self.device)
+        text, lengths = rows.text.to(self.device), rows.text_lengths.to(self.device)
+        memory = self.model.condition(text, lengths, voices)
+        spoken = generate(
+            self.model, memory, None, frame_bound(lengths, self.frame_rate), seeds=list(range(len(examples)))
+        )
+        ratio = float((spoken.frames.cpu() / rows.frames).mean())
+        return {"runaway": float((~spoken.finished).float().mean()), "length_ratio": ratio}
+
+
+def frame_bound(text_lengths: Tensor, frame_rate: float) -> Tensor:
+    """The most frames a text [B] may take: one second, and a second for every six characters (slow speech)."""
+    return ((1.0 + text_lengths / 6.0) * frame_rate).long()
+
+
+class VoiceTable:
+    """The voice embedding of every row of a shard folder [N, P], computed once; and of its speaker's other rows."""
+
+    def __init__(self, encoder: VoiceEncoder, codec: Codec, shards: TokenShards) -> None:
+        self.encoder, self.codec = encoder, codec
+        self.mel = LogMel(encoder.config.mel_bins)
+        self.crop = int(encoder.config.crop_seconds * codec.frame_rate)
+        self.embeddings = self._embed_all(shards)
+        self.by_speaker: dict[str, list[int]] = {}
+        self.speakers = [shards[i].speaker for i in range(len(shards))]
+        for index, speaker in enumerate(self.speakers):
+            self.by_speaker.setdefault(speaker, []).append(index)
+
+    def draw(self, row: int, generator: torch.Generator) -> Tensor:
+        """The voice of this row [P], or as often that of a random row of its speaker."""
+        if float(torch.rand((), generator=generator)) < 0.5:
+            return self.embeddings[row]
+        clips = self.by_speaker[self.speakers[row]]
+        return self.embeddings[clips[int(torch.randint(len(clips), (1,), generator=generator))]]
+
+    def of_examples(self, examples: list[Example]) -> Tensor:
+        """Voices [B, P] of examples from elsewhere."""
+        frames = torch.tensor([min(e.frames, self.crop) for e in examples])
+        codes = nn.utils.rnn.pad_sequence([e.codes.T[: self.crop] for e in examples], batch_first=True).transpose(1, 2)
+        return embed_tokens(self.encoder, self.codec, self.mel, codes, frames).detach().cpu()
+
+    @torch.no_grad()
+    def _embed_all(self, shards: TokenShards) -> Tensor:
+        """Every row's voice, sorted by length so that little is padding; kept beside the shards for the next run."""
+        kept = shards.folder / f"voices-{parameter_hash(self.encoder)}.npy"
+        if kept.is_file():
+            return torch.from_numpy(np.load(kept, allow_pickle=False))
+        out = torch.zeros(len(shards), self.encoder.config.dim)
+        for rows in torch.from_numpy(np.argsort(shards.lengths)).split(16):
+            out[rows] = self.of_examples([shards[int(i)] for i in rows])
+        np.save(kept, out.numpy())
+        return out
+
+
+def parameter_hash(module: nn.Module) -> str:
+    """Eight hex digits that change when a weight does."""
+    digest = hashlib.sha256()
+    for parameter in module.state_dict().values():
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]

@@ -1,0 +1,164 @@
+"""Stage `voice`: token shards with descriptions in, a voice encoder out.
+
+Two contrastive losses under learned uncertainty weights: a clip against descriptions in words (soft targets, since
+many clips share a description), and a clip against another clip of the same speaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ira.audio.codec import Codec
+from ira.audio.waveform import LogMel
+from ira.config import VoiceStage
+from ira.data.batches import SamplerState
+from ira.data.shards import Example, TokenShards
+from ira.data.text import CharTokenizer, normalize
+from ira.data.voices import attributes, captions, tag_overlap
+from ira.models.voice_encoder import VoiceEncoder
+from ira.training.loop import StepLoss
+from ira.training.losses import UncertaintyWeights, soft_contrastive
+
+TARGET_SHARPNESS = 0.1  # soft targets are exp((overlap - 1) / this): only near-identical tags count as a match
+JUDGED = 96  # held-out clips that validation looks at
+
+
+@dataclass
+class VoiceBatch:
+    """Two crops of each of B speakers and a caption of the first: codes [B, K, T], lengths, words."""
+
+    first: tuple[Tensor, Tensor]
+    second: tuple[Tensor, Tensor]
+    examples: list[Example]
+    partners: list[str]
+    words: list[str]
+
+
+class VoiceTraining:
+    """The stage: trains `encoder` on crops of `shards`, decoded by `codec`; judged on held-out speakers."""
+
+    name = "voice"
+    metric = "contrastive"
+
+    def __init__(
+        self,
+        encoder: VoiceEncoder,
+        codec: Codec,
+        shards: TokenShards,
+        held_out: TokenShards,
+        settings: VoiceStage,
+        device: torch.device,
+    ) -> None:
+        self.encoder, self.codec, self.shards, self.held_out = encoder, codec, shards, held_out
+        self.settings, self.device, self.tokenizer = settings, device, CharTokenizer()
+        self.mel = LogMel(encoder.config.mel_bins).to(device)
+        self.crop = int(encoder.config.crop_seconds * codec.frame_rate)
+        self.rows = max(int(settings.batch_seconds / (2 * encoder.config.crop_seconds)), 2)
+        self.weights = UncertaintyWeights(["words", "speaker"]).to(device)
+        self.log_temperature = nn.Parameter(torch.tensor(settings.temperature).log())
+        self.by_speaker: dict[str, list[int]] = {}
+        for index in range(len(shards)):
+            self.by_speaker.setdefault(shards[index].speaker, []).append(index)
+
+    def modules(self) -> dict[str, nn.Module]:
+        temperature = nn.ParameterList([self.log_temperature])
+        return {"voice": self.encoder, "weights": self.weights, "temperature": temperature}
+
+    def batches(self, state: SamplerState) -> Iterator[tuple[VoiceBatch, SamplerState]]:
+        """Batches over speakers, not clips, so that a talkative speaker does not fill them."""
+        while True:
+            generator = torch.Generator().manual_seed(hash((state.seed, state.epoch)) % 2**63)
+            indices = self._epoch(generator)
+            while state.cursor + self.rows <= len(indices) or state.cursor == 0:
+                chosen = indices[state.cursor : state.cursor + self.rows]
+                drawn = torch.Generator().manual_seed(hash((state.seed, state.epoch, state.cursor)) % 2**63)
+                state = SamplerState(state.seed, state.epoch, state.cursor + self.rows)
+                yield self._batch(self.shards, chosen, drawn), state
+            state = SamplerState(state.seed, state.epoch + 1, 0)
+
+    def _epoch(self, generator: torch.Generator) -> list[int]:
+        """Every speaker's clips, at most 64 each, in random order."""
+        chosen = []
+        for clips in self.by_speaker.values():
+            order = torch.randperm(len(clips), generator=generator)[:64]
+            chosen += [clips[i] for i in order.tolist()]
+        return [chosen[i] for i in torch.randperm(len(chosen), generator=generator).tolist()]
+
+    def _batch(self, shards: TokenShards, indices: list[int], generator: torch.Generator) -> VoiceBatch:
+        examples = [shards[i] for i in indices]
+        partners = [self._partner(example, generator) if shards is self.shards else example for example in examples]
+        words = []
+        for example in examples:
+            options = captions(example) or ["a voice"]
+            words.append(options[int(torch.randint(len(options), (1,), generator=generator))])
+        first, second = self._crops(examples, generator), self._crops(partners, generator)
+        return VoiceBatch(first, second, examples, [p.speaker for p in partners], words)
+
+    def _partner(self, example: Example, generator: torch.Generator) -> Example:
+        clips = self.by_speaker[example.speaker]
+        return self.shards[clips[int(torch.randint(len(clips), (1,), generator=generator))]]
+
+    def _crops(self, examples: list[Example], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random crops of at most `crop_seconds`: codes [B, K, T] and frames [B]."""
+        frames = torch.tensor([min(e.frames, self.crop) for e in examples])
+        codes = torch.zeros(len(examples), examples[0].codes.shape[0], int(frames.max()), dtype=torch.long)
+        for row, example in enumerate(examples):
+            size = int(frames[row])
+            start = int(torch.randint(example.frames - size + 1, (1,), generator=generator))
+            codes[row, :, :size] = example.codes[:, start : start + size]
+        return codes, frames
+
+    def loss(self, batch: VoiceBatch, share_done: float) -> StepLoss:
+        losses = self._losses(batch)
+        metrics = {name: float(value.detach()) for name, value in losses.items()}
+        return StepLoss(self.weights(losses), len(batch.words), metrics)
+
+    def _losses(self, batch: VoiceBatch) -> dict[str, Tensor]:
+        first = embed_tokens(self.encoder, self.codec, self.mel, *batch.first)
+        second = embed_tokens(self.encoder, self.codec, self.mel, *batch.second)
+        text = embed_words(self.encoder, batch.words, self.tokenizer)
+        tags = [attributes(example) for example in batch.examples]
+        overlap = torch.tensor([[tag_overlap(a, b) for b in tags] for a in tags])
+        same = torch.tensor([[a.speaker == b for b in batch.partners] for a in batch.examples])
+        temperature = self.log_temperature.exp().clamp(0.01, 1.0)
+        soft = ((overlap - 1) / TARGET_SHARPNESS).exp().to(self.device)
+        return {
+            "words": soft_contrastive(first, text, soft, temperature),
+            "speaker": soft_contrastive(first, second, same.float().to(self.device), temperature),
+        }
+
+    def validate(self) -> dict[str, float]:
+        """Losses on held-out clips, and how often "a man" and "a woman" sort them rightly (where gender is known)."""
+        generator = torch.Generator().manual_seed(0)
+        count = min(len(self.held_out), JUDGED)
+        indices = torch.randperm(len(self.held_out), generator=generator)[:count].tolist()
+        batch = self._batch(self.held_out, indices, generator)
+        losses = self._losses(batch)
+        figures = {"contrastive": float(losses["words"] + losses["speaker"])}
+        known = [i for i, e in enumerate(batch.examples) if e.extra.get("gender") in ("male", "female")]
+        if known:
+            audio = embed_tokens(self.encoder, self.codec, self.mel, *batch.first)[known]
+            sides = embed_words(self.encoder, ["a man", "a woman"], self.tokenizer)
+            female = torch.tensor([batch.examples[i].extra["gender"] == "female" for i in known], device=audio.device)
+            figures["gender_accuracy"] = float(((audio @ sides.T).argmax(-1) == female.long()).float().mean())
+        return figures
+
+
+def embed_tokens(encoder: VoiceEncoder, codec: Codec, mel: LogMel, codes: Tensor, frames: Tensor) -> Tensor:
+    """Codec tokens [B, K, T] -> voices [B, P]: a voice is what is left of it after the codec, everywhere."""
+    device = encoder.mel_in.weight.device
+    with torch.no_grad():
+        spectrum = mel(codec.decode(codes.to(device), frames.to(device)))
+    return encoder.embed_audio(spectrum, frames.to(device))
+
+
+def embed_words(encoder: VoiceEncoder, words: list[str], tokenizer: CharTokenizer) -> Tensor:
+    """Descriptions -> voices [B, P]."""
+    ids = [torch.tensor(tokenizer.encode(normalize(text))) for text in words]
+    device = encoder.mel_in.weight.device
+    lengths = torch.tensor([len(row) for row in ids], device=device)
+    return encoder.embed_text(nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device), lengths)

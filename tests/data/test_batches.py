@@ -1,0 +1,93 @@
+"""The plan of an epoch, its state, and padding."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ira.data.batches import SamplerState, batches, collate, plan_epoch
+from ira.data.shards import Example
+from ira.data.text import CharTokenizer
+from ira.errors import InputError
+
+
+def speech_lengths(count: int) -> np.ndarray:
+    """Frames of `count` utterances: log-normal around four seconds."""
+    return np.clip(np.exp(np.random.default_rng(1).normal(5.7, 0.5, count)), 30, 1500).astype(int)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(1, 400), min_size=1, max_size=200), st.integers(1, 600), st.integers(0, 5), st.integers(0, 5)
+)
+def test_every_index_comes_exactly_once_and_no_batch_is_too_large(lengths, most, seed, epoch):
+    plan = plan_epoch(lengths, most, seed, epoch)
+    assert sorted(itertools.chain(*plan)) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= most for batch in plan)
+
+
+def test_less_than_five_percent_is_padding():
+    lengths = speech_lengths(5000)
+    plan = plan_epoch(lengths, 120 * 75, 0, 0)
+    padded = sum(len(batch) * lengths[batch].max() for batch in plan)
+    assert 1 - lengths.sum() / padded < 0.05
+    assert lengths.sum() / (len(plan) * 120 * 75) > 0.85
+
+
+def test_the_plan_is_a_function_of_its_arguments_and_epochs_differ():
+    lengths = speech_lengths(500)
+    assert plan_epoch(lengths, 9000, 3, 2) == plan_epoch(lengths.tolist(), 9000, 3, 2)
+    others = [plan_epoch(lengths, 9000, seed, epoch) for seed, epoch in ((3, 3), (4, 2), (2, 3))]
+    assert all(plan_epoch(lengths, 9000, 3, 2) != other for other in others)
+
+
+def test_short_and_long_batches_are_mixed():
+    lengths = speech_lengths(3000)
+    longest = [lengths[batch].max() for batch in plan_epoch(lengths, 9000, 0, 0)]
+    assert np.abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.3
+
+
+def test_from_any_state_the_stream_goes_on_as_it_would_have():
+    lengths = speech_lengths(120)
+    whole = list(itertools.islice(batches(lengths, 3000, SamplerState(5, 0, 0)), 60))
+    assert {state.epoch for _, state in whole} >= {0, 1, 2}
+    for k in (0, 7, 31, 58):
+        rest = list(itertools.islice(batches(lengths, 3000, whole[k][1]), 60 - k - 1))
+        assert rest == whole[k + 1 :]
+
+
+def test_each_epoch_of_the_stream_holds_everything_once():
+    lengths = speech_lengths(80)
+    stream = batches(lengths, 3000, SamplerState(0, 4, 0))
+    seen = list(itertools.takewhile(lambda step: step[1].epoch == 4, stream))
+    last = next(batches(lengths, 3000, seen[-1][1]))
+    assert last[1] == SamplerState(0, 5, 0)
+    assert sorted(i for batch, _ in [*seen, last] for i in batch) == list(range(80))
+
+
+def test_nothing_to_sample_from_is_refused():
+    with pytest.raises(InputError, match="0 examples"):
+        plan_epoch([], 100, 0, 0)
+    with pytest.raises(InputError, match="shortest of 0 frames"):
+        plan_epoch([5, 0], 100, 0, 0)
+
+
+def test_collate_pads_with_zeros_and_keeps_every_value():
+    tokenizer = CharTokenizer()
+    examples = [
+        Example(torch.randint(1, 9, (2, frames)), frames, text, "", "", "en", "", "", "")
+        for frames, text in ((3, "hello"), (5, ""), (1, "a"))
+    ]
+    batch = collate(examples, tokenizer)
+    assert batch.codes.shape == (3, 2, 5) and batch.codes.dtype == torch.int64 and batch.text.shape == (3, 6)
+    assert batch.frames.tolist() == [3, 5, 1] and batch.text_lengths.tolist() == [6, 1, 2]
+    for i, example in enumerate(examples):
+        assert torch.equal(batch.codes[i, :, : example.frames], example.codes)
+        assert not batch.codes[i, :, example.frames :].any() and not batch.text[i, batch.text_lengths[i] :].any()
+        assert tokenizer.decode(batch.text[i].tolist()) == example.text
+    assert batch.examples == examples
