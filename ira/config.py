@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ira.errors import InputError
 
+TEXT_HEADS = 4  # attention heads of the small tower that reads descriptions
 STAGES = ("codec", "voice", "speech", "align", "reinforce")
 BANDWIDTHS_KBPS = (0.75, 1.5, 3.0, 6.0, 12.0, 24.0)
 StageName = Literal["codec", "voice", "speech", "align", "reinforce"]
@@ -27,6 +28,11 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values are checked, instances do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _check_heads(name: str, width: int, heads: int) -> None:
+    if width % (2 * heads):
+        raise ValueError(f"{name} {width} is not a multiple of 2 x {heads} heads (rotary pairs)")
 
 
 class CompactConfig(Section):
@@ -77,6 +83,12 @@ class VoiceConfig(Section):
     text_layers: int = Field(default=2, gt=0)
     crop_seconds: float = Field(default=4.0, gt=0)
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> VoiceConfig:
+        _check_heads("hidden", self.hidden, self.heads)
+        _check_heads("text_hidden", self.text_hidden, TEXT_HEADS)
+        return self
+
 
 class SpeechConfig(Section):
     """SpeechLM: a causal transformer over delayed codec tokens with cross-attention to text and voice."""
@@ -92,8 +104,7 @@ class SpeechConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> SpeechConfig:
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} is not a multiple of 2 x {self.heads} heads (rotary pairs)")
+        _check_heads("width", self.width, self.heads)
         return self
 
 
@@ -108,6 +119,11 @@ class AdapterConfig(Section):
     stack: int = Field(default=4, gt=0)
     mix_layers: int = Field(default=4, gt=0)
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> AdapterConfig:
+        _check_heads("width", self.width, self.heads)
+        return self
+
 
 class LoraConfig(Section):
     """Low-rank adaptation of the LLM's attention and feed-forward projections (peft)."""
@@ -119,7 +135,7 @@ class LoraConfig(Section):
 
 
 class FreshLLM(Section):
-    """An LLM trained from scratch: a Llama of this shape, with the tokenizer of `llm.name`."""
+    """A new Llama of this shape with random weights and the tokenizer of `llm.name`, for work on LLMs from scratch."""
 
     hidden: int = Field(default=256, gt=0)
     layers: int = Field(default=4, gt=0)
@@ -147,27 +163,32 @@ class DataConfig(Section):
 
 
 class StageConfig(Section):
-    """How long and how fast one stage learns. A batch holds about `batch_seconds` of speech."""
+    """How long and how fast one stage learns."""
 
     steps: int = Field(default=10_000, gt=0)
     lr: float = Field(default=3e-4, gt=0)
     warmup_steps: int = Field(default=500, ge=0)
-    batch_seconds: float = Field(default=120.0, gt=0)
     accumulation: int = Field(default=16, ge=1)
     validate_every: int = Field(default=500, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
 
 
-class CodecStage(StageConfig):
+class SoundStage(StageConfig):
+    """A stage whose batches hold about `batch_seconds` of speech."""
+
+    batch_seconds: float = Field(default=120.0, gt=0)
+
+
+class CodecStage(SoundStage):
     crop_seconds: float = Field(default=1.0, gt=0)
     mel_weight: float = Field(default=15.0, gt=0)
 
 
-class VoiceStage(StageConfig):
+class VoiceStage(SoundStage):
     temperature: float = Field(default=0.07, gt=0)
 
 
-class SpeechStage(StageConfig):
+class SpeechStage(SoundStage):
     """The attention prior fades out over `guide_share` of the run; `align_weight` scales the forward-sum loss."""
 
     align_weight: float = Field(default=0.1, ge=0)
@@ -175,7 +196,7 @@ class SpeechStage(StageConfig):
     eos_weight: float = Field(default=5.0, gt=0)
 
 
-class AlignStage(StageConfig):
+class AlignStage(SoundStage):
     """Distillation from the frozen LLM on the text to the same LLM on the audio."""
 
     temperature: float = Field(default=2.0, gt=0)
@@ -187,6 +208,7 @@ class AlignStage(StageConfig):
 class ReinforceStage(StageConfig):
     """Reinforced behaviour alignment: PPO on the LLM's text answers to speech."""
 
+    accumulation: int = Field(default=1, ge=1)  # a step over many minibatches would never leave the old policy
     rollouts: int = Field(default=64, ge=2)
     epochs: int = Field(default=4, ge=1)
     clip: float = Field(default=0.2, gt=0)
@@ -208,7 +230,6 @@ class TrainConfig(Section):
     clip_grad: float = Field(default=1.0, gt=0)
     max_minutes: float | None = Field(default=None, gt=0)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
-    keep_checkpoints: int = Field(default=2, ge=1)
     threads: int | None = Field(default=None, ge=1)
     codec: CodecStage = CodecStage()
     voice: VoiceStage = VoiceStage()
@@ -221,7 +242,6 @@ class LogConfig(Section):
     """Where metrics go, beside the JSONL that is always written."""
 
     trackers: list[Literal["console", "tensorboard", "wandb"]] = ["console"]
-    every_steps: int = Field(default=10, gt=0)
     wandb_project: str = "ira"
 
 

@@ -49,3 +49,42 @@ def tiny_llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tiny_llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as training writes it, with random parts of a few kilobytes each. Tests must not change it.
+
+    2 of the codec's 4 codebooks of 64 codes are spoken; the speech ends at random after about a second.
+    """
+    from ira.audio.compact import CompactCodec
+    from ira.checkpoint import save_model
+    from ira.config import AdapterConfig, CodecConfig, CompactConfig, Config, LLMConfig, SpeechConfig, VoiceConfig
+    from ira.data.text import CharTokenizer
+    from ira.models.adapter import Adapter
+    from ira.models.bundle import write_card
+    from ira.models.speech_lm import SpeechLM
+    from ira.models.voice_encoder import VoiceEncoder
+
+    torch.manual_seed(0)
+    compact = CompactConfig(width=32, encoder_layers=1, decoder_layers=1, mel_bins=40, codebooks=4, codebook_size=64)
+    voice = VoiceConfig(mel_bins=40, hidden=32, dim=16, layers=1, heads=2, text_hidden=32, text_layers=1)
+    speech = SpeechConfig(layers=2, width=32, heads=2, max_steps=400, text_layers=1)
+    adapter = AdapterConfig(layers=1, queries=4, window_seconds=1.0, width=32, heads=2, mix_layers=2)
+    config = Config(
+        codec=CodecConfig(bandwidth_kbps=1.5, compact=compact),
+        llm=LLMConfig(name=str(tiny_llm_folder), max_new_tokens=12),
+    )
+    vocabulary = CharTokenizer().vocab_size
+    speech_lm = SpeechLM(speech, codebooks=2, codebook_size=64, text_vocab=vocabulary, voice_dim=16)
+    with torch.no_grad():  # wide enough that text and voice are heard in what is drawn
+        speech_lm.heads.weight *= 10
+        speech_lm.voice_in.weight *= 10
+    ears = Adapter(adapter, source_width=32, source_layers=2, target_width=32, frame_rate=75.0)
+    folder = tmp_path_factory.mktemp("tiny-model")
+    write_card(folder, config, ["en"])
+    save_model(folder, "codec", CompactCodec(compact))
+    save_model(folder, "voice", VoiceEncoder(voice, text_vocab=vocabulary))
+    save_model(folder, "speech_lm", speech_lm)
+    save_model(folder, "adapter", ears)
+    return folder

@@ -95,7 +95,7 @@ def check_frames(codes: Tensor, frames: Tensor | None) -> Tensor:
 
 
 def load_codec(config: CodecConfig, folder: Path | None = None) -> Codec:
-    """The codec of `config`: EnCodec from its hub id or folder, or the compact codec saved in `folder`.
+    """The codec of `config`: EnCodec from its hub id or folder, or the compact one saved in `folder`, else at its path.
 
     Raises:
         InputError: the weights are not there or not of this kind.
@@ -108,7 +108,8 @@ def load_codec(config: CodecConfig, folder: Path | None = None) -> Codec:
 
 
 def _load_compact(config: CodecConfig, folder: Path | None) -> Codec:
-    home = Path(config.path) if config.path else folder
+    own = folder if folder is not None and (folder / "codec.json").is_file() else None
+    home = own or (Path(config.path) if config.path else folder)  # the path is only where a run's own codec began
     if home is None:
         raise InputError("codec kind compact without weights; a model folder is wanted; set codec.path or give --model")
     from ira.audio.compact import CompactCodec

@@ -15,15 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ira.audio.codec import Tokens, check_codes, pad_to_frames
+from ira.audio.codec import Tokens, check_codes, check_frames, pad_to_frames
 from ira.audio.waveform import SAMPLE_RATE, LogMel
 from ira.config import CompactConfig
+from ira.errors import InputError
 
 HOP = 320
 WINDOW = 1280
 OVERLAP = WINDOW // HOP - 1  # frames after its own that still add to a sample
 KERNEL = 7
 CHUNK_FRAMES = 1500  # 20 s: what one pass over long audio holds in memory
+
+
+USE_RATE, DEAD = 0.02, 0.02  # a code starts at 1 and falls to 0.02 in 200 batches without a pick
 
 
 class ConvNeXtBlock(nn.Module):
@@ -54,11 +58,14 @@ class Quantized(NamedTuple):
 class ResidualQuantizer(nn.Module):
     """Residual vector quantizer with factorised, L2-normalised codes; any prefix of the books decodes."""
 
+    use: Tensor
+
     def __init__(self, width: int, codebooks: int, codebook_size: int, code_dim: int) -> None:
         super().__init__()
         self.project_in = nn.ModuleList(nn.Linear(width, code_dim) for _ in range(codebooks))
         self.project_out = nn.ModuleList(nn.Linear(code_dim, width) for _ in range(codebooks))
         self.books = nn.ParameterList(nn.Parameter(torch.randn(codebook_size, code_dim)) for _ in range(codebooks))
+        self.register_buffer("use", torch.ones(codebooks, codebook_size))  # running count of picks in a batch
 
     def forward(self, latent: Tensor, codebooks: Tensor | None = None) -> Quantized:
         """Quantize latent [B, T, C] in fp32; `codebooks` [B] limits how many books each row uses (training)."""
@@ -68,6 +75,8 @@ class ResidualQuantizer(nn.Module):
             used = 1.0 if codebooks is None else (codebooks > k).to(latent.dtype)[:, None, None]
             point = self.project_in[k](residual)
             index = self._nearest(point, k)
+            if self.training:
+                self._revive(k, index, point.detach())
             code = F.embedding(index, self.books[k])
             losses.append(torch.stack([_gap(code, point.detach(), used), _gap(point, code.detach(), used)]))
             quantized = self.project_out[k](point + (code - point).detach()) * used
@@ -79,6 +88,17 @@ class ResidualQuantizer(nn.Module):
     def _nearest(self, point: Tensor, k: int) -> Tensor:
         """Index of the code with the largest cosine; L2-normalised nearest neighbour."""
         return (F.normalize(point, dim=-1) @ F.normalize(self.books[k], dim=-1).T).argmax(-1)
+
+    @torch.no_grad()
+    def _revive(self, k: int, index: Tensor, point: Tensor) -> None:
+        """Move codes that no frame has picked for some 200 batches to random points of this one."""
+        picks = torch.bincount(index.flatten(), minlength=self.use.shape[1]).to(self.use.dtype)
+        self.use[k] += USE_RATE * (picks - self.use[k])
+        dead = self.use[k] < DEAD
+        points = point.flatten(0, 1)
+        drawn = torch.randint(len(points), (int(dead.sum()),), device=points.device)
+        self.books[k][dead] = points[drawn].to(self.books[k].dtype)
+        self.use[k][dead] = 1.0
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [B, K', T] -> latent [B, T, C], for any prefix K' of the books."""
@@ -99,6 +119,7 @@ class CompactCodec(nn.Module):
     sample_rate = SAMPLE_RATE
     hop = HOP
     frame_rate = SAMPLE_RATE / HOP
+    window: Tensor
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -152,7 +173,7 @@ class CompactCodec(nn.Module):
         parts = windows.unflatten(-1, (OVERLAP + 1, HOP))
         whole = sum(parts[:, i : frames - OVERLAP + i, OVERLAP - i] for i in range(OVERLAP + 1))
         envelope = self.window.square().unflatten(0, (OVERLAP + 1, HOP)).sum(0)
-        return (whole / envelope).reshape(batch, 1, -1)  # type: ignore[union-attr]
+        return (whole / envelope).reshape(batch, 1, -1)
 
     def forward(self, waveform: Tensor, codebooks: Tensor | None = None) -> tuple[Tensor, Quantized]:
         """Training pass: waveform [B, 1, N], N a multiple of 320 -> (reconstruction [B, 1, N], quantizer output)."""
@@ -165,33 +186,42 @@ class CompactCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, samples: Tensor | None = None, codebooks: int | None = None) -> Tokens:
-        """waveform [B, 1, N] -> tokens; long audio goes chunk by chunk, with the context that makes it seamless."""
+        """waveform [B, 1, N] -> tokens; long audio goes chunk by chunk, with the context that makes it seamless.
+
+        In fp32 whatever the autocast: a token is a decision.
+        """
+        books = self._check_codebooks(codebooks)
         waveform, frames = pad_to_frames(waveform, samples, HOP)
         total = waveform.shape[-1] // HOP
         context = OVERLAP + (KERNEL - 1) * self.config.encoder_layers
         pieces = []
         for start in range(0, total, CHUNK_FRAMES):
             first = max(0, start - context)
-            latent = self.latent(waveform[..., first * HOP : (start + CHUNK_FRAMES) * HOP])[:, start - first :]
-            pieces.append(self.quantizer(latent).codes[:, : codebooks or self.codebooks])
+            with torch.autocast(waveform.device.type, enabled=False):
+                latent = self.latent(waveform[..., first * HOP : (start + CHUNK_FRAMES) * HOP])[:, start - first :]
+                pieces.append(self.quantizer(latent).codes[:, :books])
         inside = torch.arange(total, device=waveform.device) < frames[:, None, None]
         return Tokens(torch.cat(pieces, -1) * inside, frames)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, frames: Tensor | None = None) -> Tensor:
-        """codes [B, K', T] -> waveform [B, 1, T * 320]; rows end in silence past their frames."""
+        """codes [B, K', T] -> waveform [B, 1, T * 320] in fp32; rows end in silence past their frames."""
         check_codes(codes, self.config.codebooks, self.codebook_size)
-        total = codes.shape[-1]
+        frames, total = check_frames(codes, frames), codes.shape[-1]
         context = (KERNEL - 1) * self.config.decoder_layers
         pieces = []
         for start in range(0, total, CHUNK_FRAMES):
             first, end = max(0, start - context), min(total, start + CHUNK_FRAMES + OVERLAP)
-            latent = self.quantizer.decode(codes[..., first:end])
-            if frames is not None:
-                latent = latent * (torch.arange(first, end, device=codes.device) < frames[:, None])[..., None]
+            inside = torch.arange(first, end, device=codes.device) < frames[:, None]
+            latent = self.quantizer.decode(codes[..., first:end]) * inside[..., None]
             missing = min(total, start + CHUNK_FRAMES) + OVERLAP - end
-            pieces.append(self.synthesise(latent, missing)[..., (start - first) * HOP :])
-        waveform = torch.cat(pieces, -1)
-        if frames is None:
-            return waveform
-        return waveform * (torch.arange(total * HOP, device=codes.device) < HOP * frames[:, None, None])
+            with torch.autocast(codes.device.type, enabled=False):
+                pieces.append(self.synthesise(latent, missing)[..., (start - first) * HOP :])
+        inside = torch.arange(total * HOP, device=codes.device) < HOP * frames[:, None, None]
+        return torch.cat(pieces, -1) * inside
+
+    def _check_codebooks(self, codebooks: int | None) -> int:
+        books = self.codebooks if codebooks is None else codebooks
+        if not 1 <= books <= self.config.codebooks:
+            raise InputError(f"{books} codebooks; this codec has 1..{self.config.codebooks}; ask for one of those")
+        return books

@@ -117,6 +117,8 @@ class Attention(nn.Module):
             q, k = apply_rope(q, *cos_sin), apply_rope(k, *cos_sin)
         if cache is not None:
             k, v = cache.append(k, v)
+        if causal and k.shape[2] > x.shape[1] > 1:
+            raise ValueError("a filled cache takes one step at a time: torch's causal mask would misplace several")
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and x.shape[1] > 1)
         return self.merge(out)
 

@@ -52,18 +52,20 @@ def read_model_card(folder: Path) -> ModelCard:
     """
     path = folder / "model.json"
     try:
-        card = ModelCard(**json.loads(path.read_text(encoding="utf-8")))
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(raw, dict) and raw.get("format", 1) != 1:
+            raise InputError(f"{path}: format {raw['format']!r}, this ira reads 1; use the ira that wrote it")
+        return ModelCard(**raw)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); give a model folder, as ira train writes"
         ) from None
-    except (ValueError, TypeError, ValidationError) as error:
+    except (ValueError, TypeError, RecursionError, ValidationError) as error:
         raise InputError(
             f"{path}: not a model card ({' '.join(str(error).split())[:120]}); train or copy again"
         ) from None
-    if card.format != 1:
-        raise InputError(f"{path}: format {card.format}, this ira reads 1; use the ira that wrote it")
-    return card
 
 
 def bundled_codec(folder: Path, device: torch.device) -> Codec:
@@ -83,6 +85,8 @@ def bundled_llm(folder: Path, device: torch.device, name: str | None = None, lor
         config = config.model_copy(update={"name": str(own), "fresh": None})
     if name:
         config = config.model_copy(update={"name": name, "fresh": None})
+    if config.fresh is not None:  # its weights are nowhere else; a new one at random would answer nonsense
+        raise InputError(f"{own}: the LLM of this model folder is missing; copy the whole folder")
     saved = (folder / "lora.json").is_file()
     llm = load_llm(config, device, torch.bfloat16, lora=saved or lora)
     if saved:
@@ -94,8 +98,24 @@ def bundled_audio_llm(folder: Path, device: torch.device, name: str | None = Non
     """SpeechLM, adapter and LLM of the folder, ready to listen."""
     speech_lm = load_model(SpeechLM, folder, "speech_lm").to(device)
     adapter = load_model(Adapter, folder, "adapter").to(device)
-    llm = bundled_llm(folder, device, name, lora)
-    return AudioLLM(speech_lm, adapter, llm, mixed_layers(speech_lm.config.layers, adapter.source_layers)).eval()
+    layers = layers_read(speech_lm, adapter, folder)
+    return AudioLLM(speech_lm, adapter, bundled_llm(folder, device, name, lora), layers).eval()
+
+
+def layers_read(speech_lm: SpeechLM, adapter: Adapter, source: Path) -> list[int]:
+    """The SpeechLM's layers that the adapter mixes.
+
+    Raises:
+        InputError: the two are not of one run; `source` is where the adapter came from.
+    """
+    layers = mixed_layers(speech_lm.config.layers, adapter.source_layers)
+    reads = (adapter.hparams()["source_width"], adapter.source_layers)
+    if reads != (speech_lm.config.width, len(layers)):
+        raise InputError(
+            f"{source}: the adapter mixes {reads[1]} layers of width {reads[0]}, the SpeechLM has "
+            f"{speech_lm.config.layers} of {speech_lm.config.width}; copy both from one run"
+        )
+    return layers
 
 
 def mixed_layers(layers: int, count: int) -> list[int]:

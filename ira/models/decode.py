@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ira.audio.delay import special_ids, undelay
@@ -20,14 +21,15 @@ class Sampling(Section):
     """How tokens are drawn. `guidance` above 1 is classifier-free guidance against the null text (Ho, Salimans 2022).
 
     `repetition_window` and `repetition_share` are the repetition-aware sampling of VALL-E 2 (Chen et al. 2024): where
-    the drawn token fills that share of the last window of its book, it is drawn again without top-k.
+    the drawn token fills that share of the last window of its book, it is drawn again without top-k. Temperature 0
+    takes the likeliest token, always.
     """
 
-    temperature: float = 0.8
-    top_k: int = 80
-    guidance: float = 1.5
-    repetition_window: int = 10
-    repetition_share: float = 0.5
+    temperature: float = Field(default=0.8, ge=0)
+    top_k: int = Field(default=80, gt=0)
+    guidance: float = Field(default=1.5, ge=0)
+    repetition_window: int = Field(default=10, gt=0)
+    repetition_share: float = Field(default=0.5, gt=0)
 
 
 @dataclass
@@ -53,7 +55,7 @@ def generate(
 
     Args:
         memory: conditions of B rows; null_memory: the same rows with the text dropped, or None for no guidance.
-        max_frames: [B] bound of each row.
+        max_frames: [B] bound of each row; what the model can read at most bounds it too.
         seeds: B seeds.
         on_frame: called with the number of finished frames, for progress.
     """
@@ -62,13 +64,16 @@ def generate(
     joined = _join(memory, null_memory) if guided and null_memory is not None else memory
     rows, books = len(memory.vectors), model.codebooks
     eos, bos, _ = special_ids(model.codebook_size)
-    limit = int(max_frames.max())
-    generators = [torch.Generator(device=memory.vectors.device).manual_seed(seed) for seed in seeds]
-    state = model.start(joined, limit + books)
-    steps = torch.full((rows, books, limit + books + 1), bos, device=memory.vectors.device)
-    frames = max_frames.clone()
-    finished = torch.zeros(rows, dtype=torch.bool, device=frames.device)
-    for step in range(limit + books):
+    if not len(max_frames) == len(seeds) == rows:
+        raise ValueError(f"{len(max_frames)} bounds and {len(seeds)} seeds for {rows} rows")
+    device = memory.vectors.device
+    frames = max_frames.to(device).clamp(max=model.config.max_steps - books)
+    limit = int(frames.max())
+    generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+    state = model.start(joined, limit + books - 1)
+    steps = torch.full((rows, books, limit + books), bos, device=device)
+    finished = torch.zeros(rows, dtype=torch.bool, device=device)
+    for step in range(limit + books - 1):
         tokens = steps[:, :, step]
         logits = model.step(tokens.repeat(2, 1) if guided else tokens, state).float()
         if guided:
@@ -78,14 +83,20 @@ def generate(
         ended = (drawn[:, 0] == eos) & ~finished & (step < frames)
         frames, finished = torch.where(ended, step, frames), finished | ended
         steps[:, :, step + 1] = _place(drawn, step, frames, model.codebook_size)
-        if on_frame is not None:
-            on_frame(step + 1)
-        if bool((step + 1 >= frames + books).all()):
+        complete = step + 2 - books  # frames whose last book stands now
+        if on_frame is not None and complete > 0:
+            on_frame(complete)
+        if bool((complete >= frames).all()):
             break
     size = int(frames.max())
     codes = undelay(steps[:, :, 1:], size)
     inside = torch.arange(size, device=frames.device) < frames[:, None, None]
     return Generated(torch.where(inside, codes, 0), frames, finished)
+
+
+def frame_bound(text_lengths: Tensor, frame_rate: float) -> Tensor:
+    """The most frames a text [B] may take: one second, and a second for every six characters (slow speech)."""
+    return ((1.0 + text_lengths / 6.0) * frame_rate).long()
 
 
 def _place(drawn: Tensor, step: int, frames: Tensor, codebook_size: int) -> Tensor:
@@ -104,12 +115,13 @@ def _draw(logits: Tensor, past: Tensor, generators: list[torch.Generator], sampl
     if sampling.temperature == 0:
         return logits.argmax(-1)
     logits = logits / sampling.temperature
-    noise = torch.stack([_gumbel(logits.shape[1:], g) for g in generators])
+    # Two draws a step, wanted or not: how much randomness a row has used must not depend on what it drew.
+    noise, fresh = torch.stack([_gumbel(torch.Size((2, *logits.shape[1:])), g) for g in generators], dim=1)
     top = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
     drawn = (logits.masked_fill(logits < top, -torch.inf) + noise).argmax(-1)
     window = past[:, :, -sampling.repetition_window :]
     share = (window == drawn[..., None]).float().sum(-1) / sampling.repetition_window
-    return torch.where(share >= sampling.repetition_share, (logits + noise).argmax(-1), drawn)
+    return torch.where(share >= sampling.repetition_share, (logits + fresh).argmax(-1), drawn)
 
 
 def _gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,8 +88,11 @@ def lora_off(llm: LanguageModel) -> Iterator[None]:
     if not hasattr(llm.model, "disable_adapter"):
         yield
         return
+    learns = {name: parameter.requires_grad for name, parameter in llm.model.named_parameters()}
     with llm.model.disable_adapter():
         yield
+    for name, parameter in llm.model.named_parameters():
+        parameter.requires_grad_(learns[name])  # peft comes back with every LoRA weight learning, frozen or not
 
 
 def lora_state(llm: LanguageModel) -> dict[str, Tensor]:
@@ -341,7 +345,9 @@ def _quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what peft and transformers have to tell each other
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         if bar:

@@ -116,9 +116,11 @@ class SpeechLM(nn.Module):
         """
         rows = len(text) if text is not None else len(voice) if voice is not None else batch
         voice_slot = self._voice_slot(voice, drop_voice, rows)
-        if text is None or text_lengths is None:
+        if text is None or text.shape[1] == 0:
             vectors = torch.stack([voice_slot, self.null_text.expand(rows, -1)], dim=1)
             return Memory(vectors, torch.ones(rows, 2, dtype=torch.bool, device=vectors.device))
+        if text_lengths is None:
+            raise ValueError("text without text_lengths; give the length of each row")
         lengths = text_lengths if drop_text is None else text_lengths.masked_fill(drop_text, 0)
         encoded, mask = self._encode_text(text, lengths)
         vectors = torch.cat([voice_slot[:, None].to(encoded.dtype), encoded], dim=1)
@@ -221,10 +223,7 @@ class SpeechLM(nn.Module):
 
     def _embed(self, steps: Tensor) -> Tensor:
         """steps [B, K, S] -> [B, S, D]: the codebooks' embeddings added up."""
-        if steps.shape[-1] > self.config.max_steps:
-            raise InputError(
-                f"{steps.shape[-1]} steps of audio; the model reads {self.config.max_steps}; cut the audio or the text"
-            )
+        self._check_room(steps.shape[-1])
         return torch.stack([embed(steps[:, k]) for k, embed in enumerate(self.embed)]).sum(0)
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,10 +233,17 @@ class SpeechLM(nn.Module):
         if codes.shape[1] != self.codebooks:
             raise InputError(f"codes of {codes.shape[1]} codebooks; the SpeechLM reads {self.codebooks}")
 
+    def _check_room(self, steps: int) -> None:
+        if steps > self.config.max_steps:
+            raise InputError(
+                f"{steps} steps of audio; the model reads {self.config.max_steps}; cut the audio or the text"
+            )
+
     # -- decoding ----------------------------------------------------------------------------------------------
 
     def start(self, memory: Memory, max_steps: int) -> DecodeState:
         """Empty caches for `max_steps` steps and the memory's keys and values, projected once."""
+        self._check_room(max_steps)
         rows, heads = len(memory.vectors), self.config.heads
         caches, projected = [], []
         for layer in self.layers:

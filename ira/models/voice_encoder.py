@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ira.config import VoiceConfig
+from ira.audio.codec import Codec
+from ira.audio.waveform import LogMel
+from ira.config import TEXT_HEADS, VoiceConfig
+from ira.data.text import CharTokenizer, normalize
 from ira.models.blocks import EPS, Block, init_weights, length_mask, rope
 
+CROPS = 4  # of a recording, whose voices are averaged
 STACK = 4  # mel frames read as one: 75 Hz becomes 18.75 Hz, finer than any voice changes
 
 
@@ -30,7 +34,7 @@ class Tower(nn.Module):
         self.out = nn.Linear(width, dim)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        mask = length_mask(lengths, x.shape[1])
+        mask = length_mask(lengths.clamp(min=1), x.shape[1])  # an empty row reads its padding, not nothing (NaN)
         angles = rope(torch.arange(x.shape[1], device=x.device), self.head_dim)
         for block in self.blocks:
             x = block.feed_forward(block.attend(x, angles, mask=mask[:, None, None, :]))  # type: ignore[operator]
@@ -48,7 +52,7 @@ class VoiceEncoder(nn.Module):
         self.mel_in = nn.Linear(STACK * config.mel_bins, config.hidden)
         self.audio = Tower(config.hidden, config.layers, config.heads, config.dim)
         self.text_in = nn.Embedding(text_vocab, config.text_hidden)
-        self.text = Tower(config.text_hidden, config.text_layers, 4, config.dim)
+        self.text = Tower(config.text_hidden, config.text_layers, TEXT_HEADS, config.dim)
         init_weights(self, config.layers)
 
     def hparams(self) -> dict[str, Any]:
@@ -71,3 +75,35 @@ class VoiceEncoder(nn.Module):
     def embed_text(self, text: Tensor, lengths: Tensor) -> Tensor:
         """Character ids [B, L] -> [B, P]."""
         return self.text(self.text_in(text), lengths)
+
+
+def embed_tokens(encoder: VoiceEncoder, codec: Codec, mel: LogMel, codes: Tensor, frames: Tensor) -> Tensor:
+    """Codec tokens [B, K, T] -> voices [B, P]: a voice is what is left of it after the codec, everywhere."""
+    device = encoder.mel_in.weight.device
+    with torch.no_grad():
+        spectrum = mel(codec.decode(codes.to(device), frames.to(device)))
+    return encoder.embed_audio(spectrum, frames.to(device))
+
+
+def embed_words(encoder: VoiceEncoder, words: list[str], tokenizer: CharTokenizer) -> Tensor:
+    """Descriptions -> voices [B, P]; what is not in the alphabet is passed over."""
+    ids = [torch.tensor(tokenizer.encode(normalize(text, strict=False))) for text in words]
+    device = encoder.mel_in.weight.device
+    lengths = torch.tensor([len(row) for row in ids], device=device)
+    return encoder.embed_text(nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device), lengths)
+
+
+@torch.no_grad()
+def embed_recording(encoder: VoiceEncoder, codec: Codec, waveform: Tensor) -> Tensor:
+    """Waveform [1, N] at the codec's rate -> the voice in it [P]: the mean over up to four crops, of unit length.
+
+    The crops are as long as those of training and evenly spread, so that one odd moment does not make the voice.
+    """
+    device = encoder.mel_in.weight.device
+    codes = codec.encode(waveform[None].to(device)).codes[0]
+    size = min(int(encoder.config.crop_seconds * codec.frame_rate), codes.shape[-1])
+    starts = torch.linspace(0, codes.shape[-1] - size, min(CROPS, codes.shape[-1] // size)).long().tolist()
+    crops = torch.stack([codes[:, start : start + size] for start in starts])
+    mel = LogMel(encoder.config.mel_bins, codec.sample_rate, hop=codec.hop).to(device)
+    voices = embed_tokens(encoder, codec, mel, crops, torch.full((len(crops),), size))
+    return F.normalize(voices.mean(0), dim=0)

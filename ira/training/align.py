@@ -20,6 +20,7 @@ from ira.models.llm import lora_off
 from ira.training.conversations import Turn, listen_rows, response_ids, student_item, teacher_item, written
 from ira.training.loop import StepLoss
 from ira.training.losses import UncertaintyWeights, cosine_gap, distillation, masked_mean
+from ira.training.rewards import pad_tokens
 
 JUDGED = 32
 
@@ -57,14 +58,13 @@ class AlignTraining:
             yield [self.turns[i] for i in chosen], after
 
     def loss(self, batch: list[Turn], share_done: float) -> StepLoss:
-        student, teacher = self._answers(self.shards, batch)
-        losses = self._losses(student, teacher)
+        student, teacher, ends = self._answers(self.shards, batch)
+        losses = self._losses(student, teacher, ends)
         metrics = {name: float(value.detach()) for name, value in losses.items()}
         weights = {f"weight/{name}": value for name, value in self.weights.weights().items()}
         return StepLoss(self.weights(losses), int(student.mask.sum()), metrics | weights)
 
-    def _losses(self, student: Responses, teacher: Responses) -> dict[str, Tensor]:
-        ends = student.mask & (student.mask.cumsum(1) == student.mask.sum(1, keepdim=True))
+    def _losses(self, student: Responses, teacher: Responses, ends: Tensor) -> dict[str, Tensor]:
         temperature = self.settings.temperature
         return {
             "kl": distillation(student.logits, teacher.logits, student.mask, temperature),
@@ -72,17 +72,23 @@ class AlignTraining:
             "cosine": cosine_gap(student.hidden, teacher.hidden, student.mask),
         }
 
-    def _answers(self, shards: TokenShards, turns: list[Turn], shift: int = 0) -> tuple[Responses, Responses]:
-        """Student on the sound and teacher on the text, both on the same answers; `shift` gives others' sound."""
+    def _answers(self, shards: TokenShards, turns: list[Turn], shift: int = 0) -> tuple[Responses, Responses, Tensor]:
+        """Student on the sound and teacher on the text, both on the same answers; `shift` gives others' sound.
+
+        An answer that is too long loses its end: what is left still follows the prompt. The third [B, R] is True where
+        an answer ends its turn.
+        """
         examples = [shards[turn.row] for turn in turns]
-        answers = [response_ids(self.audio_llm, turn.response)[-self.settings.response_tokens :] for turn in turns]
+        answers = [response_ids(self.audio_llm, turn.response)[: self.settings.response_tokens] for turn in turns]
         with torch.no_grad(), lora_off(self.audio_llm.llm):
             told = [teacher_item(written(e), t.prompt) for e, t in zip(examples, turns, strict=True)]
             teacher = self.audio_llm.response_logits(told, answers)
         heard = listen_rows(self.audio_llm, examples, self.device)
         heard = heard[shift:] + heard[:shift]
         items = [student_item(audio, turn.prompt) for audio, turn in zip(heard, turns, strict=True)]
-        return self.audio_llm.response_logits(items, answers), teacher
+        student = self.audio_llm.response_logits(items, answers)
+        tokens = pad_tokens(answers, self.device)
+        return student, teacher, (tokens == self.audio_llm.llm.eos_ids[-1]) & student.mask
 
     def validate(self) -> dict[str, float]:
         """Held-out KL and agreement with the teacher; the same with another recording's sound shows what is heard."""
@@ -90,7 +96,7 @@ class AlignTraining:
         for start in range(0, len(self.judged), 8):
             part = self.judged[start : start + 8]
             for key, shift in (("", 0), ("_other_audio", 1)):
-                student, teacher = self._answers(self.held_out, part, shift)
+                student, teacher, _ = self._answers(self.held_out, part, shift)
                 same = (student.logits.argmax(-1) == teacher.logits.argmax(-1)).float()
                 kl = distillation(student.logits, teacher.logits, student.mask, 1.0)
                 for name, value in (("kl", kl), ("agreement", masked_mean(same, student.mask))):

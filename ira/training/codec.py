@@ -84,7 +84,7 @@ class CodecTraining:
         return {
             "mel_distance": float(self.mel(self.codec.decode(tokens.codes), waveform)),
             "mel_distance_half": float(self.mel(self.codec.decode(tokens.codes[:, :half]), waveform)),
-            "code_usage": _usage(tokens.codes),
+            "code_usage": _usage(tokens.codes, self.codec.codebook_size),
         }
 
 
@@ -118,11 +118,11 @@ def _generator(seed: int, epoch: int, cursor: int) -> torch.Generator:
     return torch.Generator().manual_seed(hash((seed, epoch, cursor)) % 2**63)
 
 
-def _usage(codes: Tensor) -> float:
+def _usage(codes: Tensor, codebook_size: int) -> float:
     """Mean over codebooks of exp(entropy) / number of distinct values possible in this many frames."""
     shares = []
     for book in codes.transpose(0, 1).flatten(1):
         counts = torch.bincount(book).float()
         share = counts[counts > 0] / counts.sum()
-        shares.append(float((-(share * share.log()).sum()).exp()) / min(book.numel(), 1024))
+        shares.append(float((-(share * share.log()).sum()).exp()) / min(book.numel(), codebook_size))
     return sum(shares) / len(shares)

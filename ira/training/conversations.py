@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from ira.checkpoint import write_aside
 from ira.config import AlignStage
 from ira.data.shards import Example, TokenShards
+from ira.errors import InputError
 from ira.models.audio_llm import AUDIO, AudioLLM, PromptItem
 from ira.models.llm import lora_off
 
@@ -48,6 +51,8 @@ def conversations(
     """
     examples = [(i, shards[i]) for i in range(len(shards))]
     spoken = [(i, e) for i, e in examples if e.text][:limit]
+    if not spoken:
+        raise InputError(f"{shards.folder}: no row has text; the teacher needs transcripts, give a manifest with some")
     own = [Turn(i, _place(e.instruction), e.response) for i, e in spoken if e.instruction and e.response]
     repeat = [Turn(i, REPEAT, written(e)) for i, e in spoken]
     step = max(len(spoken) // max(settings.teacher_responses, 1), 1)
@@ -104,7 +109,8 @@ def _read(path: Path) -> list[Turn]:
 def _write(path: Path, audio_llm: AudioLLM, asked: list[tuple[int, str, str]], settings: AlignStage) -> list[Turn]:
     turns = []
     with lora_off(audio_llm.llm):
-        for start in range(0, len(asked), WRITTEN_TOGETHER):
+        parts = range(0, len(asked), WRITTEN_TOGETHER)
+        for start in track(parts, "teacher's answers", console=Console(stderr=True)):
             part = asked[start : start + WRITTEN_TOGETHER]
             items = [teacher_item(text, prompt) for _, prompt, text in part]
             answers = audio_llm.generate(items, settings.response_tokens)

@@ -67,7 +67,8 @@ def train(config: Config, only: StageName | None = None) -> Path:
     write_card(run.model, config, ["en"])
     trackers = make_trackers(config.log.trackers, run.folder, config.log.wandb_project)
     try:
-        for name in [only] if only else config.train.stages:
+        names: list[StageName] = [only] if only else config.train.stages
+        for name in names:
             if name == "codec" and config.codec.kind != "compact":
                 continue  # EnCodec comes trained; its weights are the user's download
             _run_stage(run, name, trackers)
@@ -177,6 +178,8 @@ def _new_ears(run: Run, codec: Codec) -> AudioLLM:
 
 def _load_codec(run: Run) -> Codec:
     codec = load_codec(run.config.codec, run.model)
+    if isinstance(codec, CompactCodec) and not (run.model / "codec.json").is_file():
+        save_model(run.model, "codec", codec)  # from codec.path: a model folder holds all that it needs
     return codec.to(run.device) if isinstance(codec, nn.Module) else codec  # type: ignore[return-value]
 
 

@@ -42,14 +42,20 @@ class Stage(Protocol):
 
     name: str
     metric: str
-    settings: StageConfig
+
+    @property
+    def settings(self) -> StageConfig: ...
 
     def modules(self) -> dict[str, nn.Module]:
         """What is trained, by name. A module's `lr_scale` multiplies its learning rate and spares it weight decay."""
         ...
 
     def batches(self, state: SamplerState) -> Iterator[tuple[Any, SamplerState]]:
-        """Batches from `state` on, each with the state after it; endless."""
+        """Batches from `state` on, each with the state after it; endless.
+
+        A state that does not move says that what follows cannot be made again (the rest of a collection of rollouts):
+        nothing is saved there.
+        """
         ...
 
     def loss(self, batch: Any, share_done: float) -> StepLoss:
@@ -102,6 +108,7 @@ class _Trainer:
         self.parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameter_groups(self.modules, stage.settings), betas=BETAS, eps=1e-8)
         self.progress = Progress(sampler=SamplerState(train.seed, 0, 0))
+        self.between = True  # a resume from here reads the batches that follow
         self.last_save = time.monotonic()
 
     def run(self) -> None:
@@ -114,7 +121,7 @@ class _Trainer:
             self._log(metrics, time.monotonic() - started)
             if self.progress.step % self.stage.settings.validate_every == 0:
                 self._validate()
-            if time.monotonic() - self.last_save > 60 * self.train.checkpoint_minutes:
+            if self.between and time.monotonic() - self.last_save > 60 * self.train.checkpoint_minutes:
                 self.save()
         if self.progress.step % self.stage.settings.validate_every:
             self._validate()
@@ -135,7 +142,7 @@ class _Trainer:
         """One optimizer step over `accumulation` batches, weighed by their tokens."""
         total, summed, metrics = 0, 0.0, dict[str, float]()
         for _ in range(self.stage.settings.accumulation):
-            batch, self.progress.sampler = next(batches)
+            batch = self._next(batches)
             with autocast(self.device, self.train.dtype):
                 step_loss = self.stage.loss(batch, self.share_done())
             (step_loss.loss * step_loss.count).backward()
@@ -143,6 +150,14 @@ class _Trainer:
             metrics.update(step_loss.metrics)
         metrics |= self._update(max(total, 1))
         return {"loss": summed / max(total, 1), "tokens": float(total), **metrics}
+
+    def _next(self, batches: Iterator[tuple[Any, SamplerState]]) -> Any:
+        """The next batch, made in the precision of the loss: a rollout's log-probabilities are compared with it."""
+        with autocast(self.device, self.train.dtype):  # apart from the loss's, whose cached casts carry gradients
+            batch, state = next(batches)
+        self.between = state != self.progress.sampler
+        self.progress.sampler = state
+        return batch
 
     def _update(self, total: int) -> dict[str, float]:
         """Divide the summed gradient by its tokens, clip, step; a non-finite gradient is dropped and counted."""
@@ -248,12 +263,14 @@ def parameter_groups(modules: dict[str, nn.Module], settings: StageConfig) -> li
 
 
 def _trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the parameters that are trained; frozen ones (a whole LLM, say) are not worth a checkpoint."""
-    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    """Copies of what training changes; frozen parameters (a whole LLM, say) are not worth a checkpoint."""
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: value.detach().clone() for name, value in module.state_dict().items() if name not in frozen}
 
 
 def _load_trained(module: nn.Module, state: dict[str, Tensor]) -> None:
-    own = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    own = {name: value for name, value in module.state_dict().items() if name not in frozen}
     if own.keys() != state.keys():
         raise KeyError(f"parameters differ: {sorted(own.keys() ^ state.keys())[:3]}")
     with torch.no_grad():

@@ -62,6 +62,7 @@ def forward_sum(scores: Tensor, frames: Tensor, text_lengths: Tensor) -> Tensor:
         text_lengths: [B]; rows with more text than frames, or none, do not count.
     """
     batch, size, length = scores.shape
+    scores = scores.clamp(min=-1e4)  # at -inf the gradient of ctc_loss is not a number, and spoils the whole row
     blank = scores.new_full((batch, size, 1), -1.0)
     log_probs = torch.log_softmax(torch.cat([blank, scores], dim=-1), dim=-1).transpose(0, 1)
     labels = torch.arange(1, length + 1, device=scores.device).expand(batch, -1)
@@ -96,7 +97,8 @@ def distillation(student: Tensor, teacher: Tensor, mask: Tensor, temperature: fl
 
 def cosine_gap(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """1 - cosine of hidden states [B, R, E], mean over masked positions [B, R]."""
-    return masked_mean(1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1), mask)
+    gap = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    return masked_mean(gap.clamp(min=0), mask)  # rounding takes the cosine past 1
 
 
 def soft_contrastive(left: Tensor, right: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:

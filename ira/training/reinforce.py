@@ -92,19 +92,25 @@ class ReinforceTraining:
         return {"lora": self.audio_llm.language, "value": self.value}
 
     def batches(self, state: SamplerState) -> Iterator[tuple[Rollouts, SamplerState]]:
-        """Rollouts of the policy as it is now; each minibatch comes `epochs` times, in changing order."""
+        """Rollouts of the policy as it is now; each minibatch comes `epochs` times, in changing order.
+
+        The state moves with the last of them: those before belong to a policy that is gone when a run is resumed.
+        """
         while True:
             generator = torch.Generator().manual_seed(hash((state.seed, state.epoch)) % 2**63)
             drawn = torch.randint(len(self.turns), (self.settings.rollouts,), generator=generator).tolist()
             parts = self._collect([self.turns[i] for i in drawn], seed=1000 * state.epoch)
+            epochs = [torch.randperm(len(parts), generator=generator) for _ in range(self.settings.epochs)]
+            *before, last = torch.cat(epochs).tolist()
+            for index in before:
+                yield parts[index], state
             state = SamplerState(state.seed, state.epoch + 1, 0)
-            for _ in range(self.settings.epochs):
-                for index in torch.randperm(len(parts), generator=generator).tolist():
-                    yield parts[index], state
+            yield parts[last], state
 
     @torch.no_grad()
     def _collect(self, turns: list[Turn], seed: int) -> list[Rollouts]:
         """Sample answers, score them, and turn the scores into advantages over the whole collection."""
+        self.audio_llm.eval()  # dropout would make the policy another one at every look
         size = -(-len(turns) // MINIBATCHES)
         groups = [turns[start : start + size] for start in range(0, len(turns), size)]
         items = [self._items(self.shards, group) for group in groups]
@@ -154,6 +160,7 @@ class ReinforceTraining:
         return ppo.token_log_probs(out.logits, tokens, self.settings.temperature), self.value(out.hidden), out
 
     def loss(self, batch: Rollouts, share_done: float) -> StepLoss:
+        self.audio_llm.eval()
         log_probs, values, _ = self._evaluate(batch.items, batch.responses, batch.tokens)
         clip = self.settings.clip
         policy, figures = ppo.policy_loss(log_probs, batch.old_log_probs, batch.advantages, batch.mask, clip)

@@ -12,21 +12,24 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
 from ira.audio.codec import Codec
 from ira.audio.waveform import LogMel
+from ira.checkpoint import write_aside
 from ira.config import SpeechStage
 from ira.data.batches import SamplerState, SpeechBatch, batches, collate
 from ira.data.shards import Example, TokenShards
 from ira.data.text import CharTokenizer
 from ira.errors import InputError
-from ira.models.decode import generate
+from ira.models.decode import frame_bound, generate
 from ira.models.speech_lm import SpeechLM
-from ira.models.voice_encoder import VoiceEncoder
+from ira.models.voice_encoder import VoiceEncoder, embed_tokens
 from ira.training.loop import StepLoss
 from ira.training.losses import codec_cross_entropy, diagonal_prior, forward_sum
-from ira.training.voice import embed_tokens
+from ira.training.voice import speaker_of
 
 JUDGED = 48  # held-out rows whose likelihood is measured
 SPOKEN = 8  # held-out sentences that are spoken at every validation
@@ -57,6 +60,10 @@ class SpeechTraining:
         self.judged = judged or [shards[i] for i in self.rows[:SPOKEN]]
         self.judged_voices = voices.of_examples(self.judged)
         weights = torch.tensor(model.config.codebook_weights[: model.codebooks])
+        if len(weights) < model.codebooks:
+            raise InputError(
+                f"speech.codebook_weights: {len(weights)} weights for {model.codebooks} codebooks; give one for each"
+            )
         self.book_weights = (weights / weights.sum()).to(device)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -141,21 +148,16 @@ class SpeechTraining:
         return {"runaway": float((~spoken.finished).float().mean()), "length_ratio": ratio}
 
 
-def frame_bound(text_lengths: Tensor, frame_rate: float) -> Tensor:
-    """The most frames a text [B] may take: one second, and a second for every six characters (slow speech)."""
-    return ((1.0 + text_lengths / 6.0) * frame_rate).long()
-
-
 class VoiceTable:
     """The voice embedding of every row of a shard folder [N, P], computed once; and of its speaker's other rows."""
 
     def __init__(self, encoder: VoiceEncoder, codec: Codec, shards: TokenShards) -> None:
         self.encoder, self.codec = encoder, codec
-        self.mel = LogMel(encoder.config.mel_bins)
+        self.mel = LogMel(encoder.config.mel_bins).to(encoder.mel_in.weight.device)
         self.crop = int(encoder.config.crop_seconds * codec.frame_rate)
         self.embeddings = self._embed_all(shards)
         self.by_speaker: dict[str, list[int]] = {}
-        self.speakers = [shards[i].speaker for i in range(len(shards))]
+        self.speakers = [speaker_of(shards[i], i) for i in range(len(shards))]
         for index, speaker in enumerate(self.speakers):
             self.by_speaker.setdefault(speaker, []).append(index)
 
@@ -176,12 +178,15 @@ class VoiceTable:
     def _embed_all(self, shards: TokenShards) -> Tensor:
         """Every row's voice, sorted by length so that little is padding; kept beside the shards for the next run."""
         kept = shards.folder / f"voices-{parameter_hash(self.encoder)}.npy"
-        if kept.is_file():
-            return torch.from_numpy(np.load(kept, allow_pickle=False))
+        found = torch.from_numpy(np.load(kept, allow_pickle=False)) if kept.is_file() else torch.zeros(0)
+        if len(found) == len(shards):
+            return found
         out = torch.zeros(len(shards), self.encoder.config.dim)
-        for rows in torch.from_numpy(np.argsort(shards.lengths)).split(16):
+        groups = torch.from_numpy(np.argsort(shards.lengths)).split(16)
+        for rows in track(groups, "voices", console=Console(stderr=True)):
             out[rows] = self.of_examples([shards[int(i)] for i in rows])
-        np.save(kept, out.numpy())
+        with write_aside(kept) as aside:
+            np.save(aside, out.numpy())
         return out
 
 

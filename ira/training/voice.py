@@ -17,9 +17,9 @@ from ira.audio.waveform import LogMel
 from ira.config import VoiceStage
 from ira.data.batches import SamplerState
 from ira.data.shards import Example, TokenShards
-from ira.data.text import CharTokenizer, normalize
+from ira.data.text import CharTokenizer
 from ira.data.voices import attributes, captions, tag_overlap
-from ira.models.voice_encoder import VoiceEncoder
+from ira.models.voice_encoder import VoiceEncoder, embed_tokens, embed_words
 from ira.training.loop import StepLoss
 from ira.training.losses import UncertaintyWeights, soft_contrastive
 
@@ -29,12 +29,12 @@ JUDGED = 96  # held-out clips that validation looks at
 
 @dataclass
 class VoiceBatch:
-    """Two crops of each of B speakers and a caption of the first: codes [B, K, T], lengths, words."""
+    """Two crops of each of B voices, whose they are, and a caption of the first: codes [B, K, T], lengths, words."""
 
     first: tuple[Tensor, Tensor]
     second: tuple[Tensor, Tensor]
     examples: list[Example]
-    partners: list[str]
+    speakers: list[str]
     words: list[str]
 
 
@@ -62,7 +62,7 @@ class VoiceTraining:
         self.log_temperature = nn.Parameter(torch.tensor(settings.temperature).log())
         self.by_speaker: dict[str, list[int]] = {}
         for index in range(len(shards)):
-            self.by_speaker.setdefault(shards[index].speaker, []).append(index)
+            self.by_speaker.setdefault(speaker_of(shards[index], index), []).append(index)
 
     def modules(self) -> dict[str, nn.Module]:
         temperature = nn.ParameterList([self.log_temperature])
@@ -90,16 +90,17 @@ class VoiceTraining:
 
     def _batch(self, shards: TokenShards, indices: list[int], generator: torch.Generator) -> VoiceBatch:
         examples = [shards[i] for i in indices]
-        partners = [self._partner(example, generator) if shards is self.shards else example for example in examples]
+        speakers = [speaker_of(example, i) for example, i in zip(examples, indices, strict=True)]
+        partners = [self._partner(name, generator) for name in speakers] if shards is self.shards else examples
         words = []
         for example in examples:
             options = captions(example) or ["a voice"]
             words.append(options[int(torch.randint(len(options), (1,), generator=generator))])
         first, second = self._crops(examples, generator), self._crops(partners, generator)
-        return VoiceBatch(first, second, examples, [p.speaker for p in partners], words)
+        return VoiceBatch(first, second, examples, speakers, words)
 
-    def _partner(self, example: Example, generator: torch.Generator) -> Example:
-        clips = self.by_speaker[example.speaker]
+    def _partner(self, speaker: str, generator: torch.Generator) -> Example:
+        clips = self.by_speaker[speaker]
         return self.shards[clips[int(torch.randint(len(clips), (1,), generator=generator))]]
 
     def _crops(self, examples: list[Example], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -121,9 +122,9 @@ class VoiceTraining:
         first = embed_tokens(self.encoder, self.codec, self.mel, *batch.first)
         second = embed_tokens(self.encoder, self.codec, self.mel, *batch.second)
         text = embed_words(self.encoder, batch.words, self.tokenizer)
-        tags = [attributes(example) for example in batch.examples]
+        tags = [_tags(example) for example in batch.examples]
         overlap = torch.tensor([[tag_overlap(a, b) for b in tags] for a in tags])
-        same = torch.tensor([[a.speaker == b for b in batch.partners] for a in batch.examples])
+        same = torch.tensor([[a == b for b in batch.speakers] for a in batch.speakers])
         temperature = self.log_temperature.exp().clamp(0.01, 1.0)
         soft = ((overlap - 1) / TARGET_SHARPNESS).exp().to(self.device)
         return {
@@ -148,17 +149,12 @@ class VoiceTraining:
         return figures
 
 
-def embed_tokens(encoder: VoiceEncoder, codec: Codec, mel: LogMel, codes: Tensor, frames: Tensor) -> Tensor:
-    """Codec tokens [B, K, T] -> voices [B, P]: a voice is what is left of it after the codec, everywhere."""
-    device = encoder.mel_in.weight.device
-    with torch.no_grad():
-        spectrum = mel(codec.decode(codes.to(device), frames.to(device)))
-    return encoder.embed_audio(spectrum, frames.to(device))
+def speaker_of(example: Example, row: int) -> str:
+    """Whose voice it is; a recording that does not say is taken for a speaker of its own."""
+    return example.speaker or f"row {row}"
 
 
-def embed_words(encoder: VoiceEncoder, words: list[str], tokenizer: CharTokenizer) -> Tensor:
-    """Descriptions -> voices [B, P]."""
-    ids = [torch.tensor(tokenizer.encode(normalize(text))) for text in words]
-    device = encoder.mel_in.weight.device
-    lengths = torch.tensor([len(row) for row in ids], device=device)
-    return encoder.embed_text(nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device), lengths)
+def _tags(example: Example) -> dict[str, str]:
+    """What two recordings are compared by: the known attributes, and the description in words where there is one."""
+    described = {"description": example.description} if example.description else {}
+    return attributes(example) | described

@@ -1,0 +1,366 @@
+"""A trained model in use: text and a voice in, speech out; sound in, the language model's answer out; sound to sound.
+
+Sound is a path or a waveform [1, N] at 24 kHz. Speaking needs no LLM, listening no voice encoder, and a saved voice
+needs no voice encoder either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ira.audio import waveform as files
+from ira.config import BANDWIDTHS_KBPS, CodecConfig
+from ira.data.text import CharTokenizer, normalize
+from ira.errors import InputError
+from ira.inference.parts import Parts, checkpoint_path
+from ira.inference.speaking import PIECE_STEP, SEEDS, Piece, SaidPiece, cpu_threads, cut_text, say
+from ira.inference.voice_file import SUFFIX, Voice, load_voice
+from ira.models.audio_llm import AUDIO, PromptItem
+from ira.models.bundle import EMBEDDED
+from ira.models.decode import Sampling
+from ira.models.voice_encoder import embed_recording, embed_words
+from ira.runtime import pick_device
+
+DEFAULT_VOICE = "a woman with a medium-pitched voice speaking at a normal pace"
+PAUSE_SECONDS = 0.2  # between the pieces of a long text
+VOICE_SECONDS = (0.5, 60.0)  # a recording shorter than the first makes no voice; the second is as much as is read
+
+Sound = str | Path | Tensor
+VoiceSpec = str | Path | Voice | None
+
+
+@dataclass(frozen=True)
+class SpeakRow:
+    """One text to speak; `voice` as `Pipeline.voice_of` takes it."""
+
+    text: str
+    voice: VoiceSpec = None
+    seed: int = 0
+    language: str = "en"
+
+
+@dataclass(frozen=True)
+class ListenRow:
+    """One prompt, about a sound, several, or none. A prompt without `<|audio|>` gets one for each sound at its end."""
+
+    audio: Sound | Sequence[Sound] | None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """waveform: [1, N] at `sample_rate`; codes: [K, T], the pieces of a long text without the pauses between them.
+
+    finished: the model ended every piece by itself; attempts: 2 where a piece had to be said again; text: as spoken.
+    """
+
+    waveform: Tensor
+    codes: Tensor
+    finished: bool
+    attempts: int
+    text: str
+    sample_rate: int = files.SAMPLE_RATE
+
+    @property
+    def seconds(self) -> float:
+        return self.waveform.shape[-1] / self.sample_rate
+
+    @property
+    def cut_off(self) -> str:
+        """A line to the user where the model did not end by itself, else ""."""
+        return (
+            "" if self.finished else f"cut off after {self.seconds:.1f} s, the model did not end it; try another seed"
+        )
+
+
+@dataclass
+class Pipeline:
+    """The `parts` at work; see `Pipeline.from_folder`."""
+
+    parts: Parts
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path = EMBEDDED, device: str = "auto", llm: str | None = None) -> Pipeline:
+        """The model in `folder` (RUN/model of a training, or the one that ships), `llm` in place of the card's LLM."""
+        folder = Path(folder)
+        return cls(Parts(folder, folder, folder, folder, llm, pick_device(device)))
+
+    # -- speaking ----------------------------------------------------------------------------------------------
+
+    def speak(
+        self,
+        text: str,
+        voice: VoiceSpec = None,
+        seed: int = 0,
+        language: str = "en",
+        progress: Callable[[int], None] | None = None,
+    ) -> Spoken:
+        """Say `text`; the same text, voice and seed give the same speech.
+
+        Args:
+            voice: see `voice_of`.
+            progress: called with the number of codec frames of the batch at work.
+
+        Raises:
+            InputError: nothing to say, a character that cannot be spoken, or an unusable voice.
+        """
+        (spoken,) = self.speak_batch([SpeakRow(text, voice, seed, language)], progress)
+        if isinstance(spoken, InputError):
+            raise spoken
+        return spoken
+
+    def speak_batch(
+        self, rows: Sequence[SpeakRow], progress: Callable[[int], None] | None = None
+    ) -> list[Spoken | InputError]:
+        """Each row's speech, or the reason why there is none; a bad row changes nothing for the others."""
+        voices: dict[str, Voice] = {}
+        prepared = [self._pieces(row, voices) for row in rows]
+        pieces = [piece for row in prepared if not isinstance(row, InputError) for piece in row]
+        said = iter(say(self.parts.speech_lm, pieces, self.parts.codec.frame_rate, self.sampling, progress))
+        return [row if isinstance(row, InputError) else self._join(row, [next(said) for _ in row]) for row in prepared]
+
+    def voice_of(self, spec: VoiceSpec) -> Voice:
+        """A recording's path, a saved NAME.voice, or words ("a calm woman"); None is `DEFAULT_VOICE`, in words.
+
+        A default in words rather than no voice: without one, every piece of a text would be said by someone else.
+        """
+        if isinstance(spec, Voice):
+            return spec
+        words = DEFAULT_VOICE if spec is None else str(spec)
+        if words.endswith(SUFFIX):
+            return load_voice(words, self.parts.voice_encoder_hash())
+        if isinstance(spec, Path) or _is_path(words):
+            return self._recorded_voice(Path(words))
+        return self._voice_in_words(words)
+
+    @torch.no_grad()
+    def _voice_in_words(self, words: str) -> Voice:
+        if not any(character.isalpha() for character in normalize(words, strict=False)):
+            raise InputError(f"voice {words!r} says nothing; give a recording, a saved {SUFFIX} or words")
+        (embedding,) = embed_words(self.parts.voice_encoder, [words], CharTokenizer())
+        return Voice(embedding.cpu(), self.parts.voice_encoder_hash(), words)
+
+    def _recorded_voice(self, path: Path) -> Voice:
+        shortest, longest = VOICE_SECONDS
+        sound = files.load_audio(path, self.parts.codec.sample_rate)[:, : int(longest * self.parts.codec.sample_rate)]
+        if sound.shape[-1] < shortest * self.parts.codec.sample_rate or float(sound.abs().max()) < 1e-4:
+            raise InputError(f"{path}: too short or silent; a voice wants {shortest:g} s of speech or more")
+        embedding = embed_recording(self.parts.voice_encoder, self.parts.codec, sound).cpu()
+        return Voice(
+            embedding, self.parts.voice_encoder_hash(), f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        )
+
+    def _pieces(self, row: SpeakRow, voices: dict[str, Voice]) -> list[Piece] | InputError:
+        """What to decode for a row; `voices` keeps those of this call, so that each is made once."""
+        try:
+            texts = cut_text(normalize(row.text, row.language))
+            if not texts:
+                raise InputError(f"text {row.text[:40]!r} holds nothing to say; give at least one word")
+            if not 0 <= row.seed < SEEDS:
+                raise InputError(f"seed {row.seed}; a whole number from 0 to {SEEDS - 1} is wanted")
+            key = repr(row.voice) if not isinstance(row.voice, Voice) else str(id(row.voice))
+            if key not in voices:
+                voices[key] = self._fitting(self.voice_of(row.voice))
+            seeds = range(row.seed, row.seed + PIECE_STEP * len(texts), PIECE_STEP)
+            return [Piece(text, voices[key].embedding, seed) for text, seed in zip(texts, seeds, strict=True)]
+        except InputError as error:
+            return error
+
+    def _fitting(self, voice: Voice) -> Voice:
+        if len(voice.embedding) != self.parts.speech_lm.voice_dim:
+            raise InputError(
+                f"voice {voice.source[:40]!r} has {len(voice.embedding)} numbers, the SpeechLM takes "
+                f"{self.parts.speech_lm.voice_dim}; make the voice with this model's encoder"
+            )
+        return voice
+
+    def _join(self, pieces: list[Piece], said: list[SaidPiece]) -> Spoken | InputError:
+        """The pieces' sound, one after another."""
+        text = " ".join(piece.text for piece in pieces)
+        pause = torch.zeros(1, int(PAUSE_SECONDS * self.parts.codec.sample_rate))
+        sounds: list[Tensor] = []
+        for piece in said:
+            if piece.codes.shape[-1]:
+                sounds += [pause] if sounds else []
+                sounds.append(self.parts.codec.decode(piece.codes[None].to(self.parts.device))[0].cpu())
+        if not sounds:
+            return InputError(f"no sound came for {text[:40]!r}; try another seed or a longer text")
+        codes = torch.cat([piece.codes for piece in said], dim=-1)
+        finished, attempts = all(piece.finished for piece in said), max(piece.attempts for piece in said)
+        return Spoken(torch.cat(sounds, dim=-1), codes, finished, attempts, text, self.parts.codec.sample_rate)
+
+    # -- listening ---------------------------------------------------------------------------------------------
+
+    def listen(
+        self, audio: Sound | Sequence[Sound] | None, prompt: str | None = None, max_new_tokens: int | None = None
+    ) -> str:
+        """The LLM's answer, greedy. Without a prompt the sound stands where the user's own words would.
+
+        Raises:
+            InputError: unreadable sound, a prompt whose `<|audio|>` do not fit it, or more than the LLM can hold.
+        """
+        (answer,) = self.listen_batch([ListenRow(audio, prompt)], max_new_tokens)
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
+
+    def listen_batch(self, rows: Sequence[ListenRow], max_new_tokens: int | None = None) -> list[str | InputError]:
+        """Each row's answer, or the reason why there is none. All rows go through the LLM as one batch."""
+        with cpu_threads(max(1, (os.cpu_count() or 1) // 4)):
+            items = [self._item(row) for row in rows]
+            good = [item for item in items if not isinstance(item, InputError)]
+            limit = max_new_tokens or self.parts.card.llm.max_new_tokens
+            answers = iter(self.parts.audio_llm.generate(good, limit) if good else [])
+        return [item if isinstance(item, InputError) else next(answers) for item in items]
+
+    @torch.no_grad()
+    def _item(self, row: ListenRow) -> PromptItem | InputError:
+        try:
+            sounds = _sounds(row.audio)
+            messages = [{"role": "user", "content": place_audio(row.prompt, len(sounds))}]
+            item = PromptItem(messages, [self._hear(sound) for sound in sounds])
+            self.parts.audio_llm.prompts([item])  # raises where the LLM has no room for it
+            return item
+        except InputError as error:
+            return error
+
+    def _hear(self, sound: Sound) -> Tensor:
+        """A sound as embeddings [q, E]; one that is longer than the SpeechLM reads goes in whole adapter windows."""
+        codes = self.parts.codec.encode(self._waveform(sound)[None].to(self.parts.device)).codes
+        adapter, room = (
+            self.parts.audio_llm.adapter,
+            self.parts.speech_lm.config.max_steps - self.parts.speech_lm.codebooks,
+        )
+        window = adapter.window * adapter.config.stack
+        size = room // window * window or room
+        parts = codes.split(size, dim=-1)
+        heard = [
+            self.parts.audio_llm.listen(part, torch.tensor([part.shape[-1]], device=self.parts.device))
+            for part in parts
+        ]
+        return torch.cat([one.rows()[0] for one in heard])
+
+    def _waveform(self, sound: Sound) -> Tensor:
+        """[1, N], N > 0, all finite."""
+        if not isinstance(sound, Tensor):
+            return files.load_audio(sound, self.parts.codec.sample_rate)
+        if sound.numel() == 0 or sound.numel() != sound.shape[-1] or not torch.isfinite(sound).all():
+            raise InputError(f"waveform of shape {list(sound.shape)}; finite samples of one channel [1, N] are wanted")
+        return sound.detach().float().cpu().reshape(1, -1)
+
+    # -- both --------------------------------------------------------------------------------------------------
+
+    def respond(
+        self,
+        audio: Sound,
+        prompt: str | None = None,
+        voice: VoiceSpec = None,
+        seed: int = 0,
+        language: str = "en",
+        max_new_tokens: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[str, Spoken]:
+        """The answer to a recording, and that answer spoken; signs that cannot be spoken are left out of the speech."""
+        answer = self.listen(audio, prompt, max_new_tokens)
+        speakable = normalize(answer, language, strict=False)
+        if not any(character.isalpha() for character in speakable):
+            raise InputError(f"the answer {answer[:40]!r} holds nothing that can be spoken; ask with another prompt")
+        return answer, self.speak(speakable, voice, seed, language, progress)
+
+    def resynth(self, audio: Sound, bandwidth: float | None = None) -> Tensor:
+        """What the codec makes of a sound: [1, N], as long as it was. `bandwidth` in kbps; None is the model's own.
+
+        Raises:
+            InputError: a bandwidth that is not offered, or more than this codec has.
+        """
+        if bandwidth is not None and bandwidth not in BANDWIDTHS_KBPS:
+            raise InputError(f"{bandwidth:g} kbps; give one of {', '.join(f'{b:g}' for b in BANDWIDTHS_KBPS)}")
+        books = None if bandwidth is None else CodecConfig(kind="encodec", bandwidth_kbps=bandwidth).codebooks
+        sound = self._waveform(audio)
+        tokens = self.parts.codec.encode(sound[None].to(self.parts.device), codebooks=books)
+        return self.parts.codec.decode(tokens.codes)[0, :, : sound.shape[-1]].cpu()
+
+    def end_to_end_pipeline(
+        self,
+        input_text: str,
+        voice_style_reference: VoiceSpec = None,
+        llm_prompt: str | None = None,
+        return_audio: bool = True,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Speak `input_text` and let the LLM listen to that speech: the sound alone, never the text.
+
+        Returns:
+            audio_waveform: [1, N] (None without `return_audio`); llm_response: str; speech_tokens: [K, T].
+        """
+        spoken = self.speak(input_text, voice_style_reference, seed)
+        answer = self.listen(spoken.waveform, llm_prompt)
+        waveform = spoken.waveform if return_audio else None
+        return {"audio_waveform": waveform, "llm_response": answer, "speech_tokens": spoken.codes}
+
+    @staticmethod
+    def save_audio(waveform: Tensor, path: str | Path) -> None:
+        """Write a waveform [1, N] in the format of the suffix."""
+        files.save_audio(path, waveform)
+
+
+def create_pipeline_from_checkpoints(
+    speech_lm_checkpoint: str | Path,
+    llm_name_or_path: str | None,
+    adapter_checkpoint: str | Path,
+    voice_encoder_checkpoint: str | Path | None = None,
+    device: str = "auto",
+) -> Pipeline:
+    """A pipeline of parts from different places.
+
+    Args:
+        speech_lm_checkpoint: speech_lm.safetensors or the model folder that holds it; the codec, the voice encoder
+            and the LLM's LoRA are those beside it.
+        llm_name_or_path: hub id, folder, .gguf file or "embedded"; None is the LLM of the model folder.
+        adapter_checkpoint: adapter.safetensors or its folder.
+        voice_encoder_checkpoint: voice.safetensors or its folder; None is the one beside the SpeechLM.
+
+    Raises:
+        InputError: a checkpoint is not there or not safetensors.
+    """
+    speech_lm, adapter = checkpoint_path(speech_lm_checkpoint), checkpoint_path(adapter_checkpoint)
+    folder = speech_lm if speech_lm.is_dir() else speech_lm.parent
+    voice_encoder = folder if voice_encoder_checkpoint is None else checkpoint_path(voice_encoder_checkpoint)
+    return Pipeline(Parts(folder, speech_lm, adapter, voice_encoder, llm_name_or_path, pick_device(device)))
+
+
+def place_audio(prompt: str | None, count: int) -> str:
+    """The prompt with `<|audio|>` for each of `count` sounds, put at its end where it has none.
+
+    Raises:
+        InputError: another number of places than sounds, or neither a prompt nor a sound.
+    """
+    prompt = (prompt or "").strip()
+    if AUDIO not in prompt:
+        prompt = " ".join([prompt, *[AUDIO] * count]).strip()
+    if prompt.count(AUDIO) != count:
+        raise InputError(f"the prompt has {prompt.count(AUDIO)} {AUDIO} for {count} sounds; give one for each")
+    if not prompt:
+        raise InputError("neither a sound nor a prompt; give one of them")
+    return prompt
+
+
+def _sounds(audio: Sound | Sequence[Sound] | None) -> list[Sound]:
+    if audio is None:
+        return []
+    return [audio] if isinstance(audio, (str, Path, Tensor)) else list(audio)
+
+
+def _is_path(words: str) -> bool:
+    """Whether a voice given as text means a file: it exists, or is written like the name of one."""
+    suffixes = (*files.WRITE_FORMATS, ".m4a", ".aac", ".aiff", ".mp4")
+    return words.lower().endswith(suffixes) or os.path.isfile(words) or ("/" in words and " " not in words)

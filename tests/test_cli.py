@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from ira.audio.waveform import load_audio, save_audio
+from ira.cli import app
+from ira.inference.pipeline import Pipeline
+
+ROOT = Path(__file__).parents[1]
+VERBS = ("validate", "prepare", "train", "resynth", "speak", "voice", "listen", "respond", "demo", "doctor")
+
+
+def ira(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def well(*args: object) -> Result:
+    result = ira(*args)
+    assert result.exit_code == 0, result.stderr or result.exception
+    return result
+
+
+def refused(*args: object) -> str:
+    """The one line that bad input gives."""
+    result = ira(*args)
+    assert result.exit_code == 2, result.exception
+    assert result.stdout == "" and len(result.stderr.splitlines()) == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder: Path) -> tuple[str, ...]:
+    return ("--model", str(tiny_model_folder), "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_model_folder: Path) -> Pipeline:
+    return Pipeline.from_folder(tiny_model_folder, "cpu")
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    wave = torch.sin(torch.arange(24_000) / 20) * torch.rand(24_000, generator=torch.Generator().manual_seed(0))
+    save_audio(tmp_path / "ref.wav", wave / 2)
+    return tmp_path / "ref.wav"
+
+
+@pytest.fixture
+def manifest(recording: Path) -> Path:
+    """A good row and a row without its file."""
+    rows = [
+        {"audio_file": "ref.wav", "text": "one two", "speaker_id": 1},
+        {"audio_file": "absent.wav", "text": "three", "speaker_id": 2},
+    ]
+    path = recording.parent / "train.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def jsonl(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_help_of_every_verb_has_examples_and_there_are_these_verbs():
+    listed = well("--help").stdout.partition("Commands:")[2].split("\n")
+    assert tuple(line.split()[0] for line in listed if line.strip()) == VERBS
+    for verb in VERBS:
+        text = well(verb, "--help").stdout
+        assert f"ira {verb}" in text.partition("Examples:")[2], verb
+
+
+def test_help_comes_without_loading_a_model_library():
+    code = "import sys; from ira.cli import app\ntry: app(['--help'])\nfinally: sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_the_version_is_printed():
+    assert well("--version").stdout.strip().count(".") == 2
+
+
+def test_an_unknown_verb_or_option_is_one_line_with_the_nearest_name():
+    assert "Did you mean 'speak'?" in refused("speek")
+    assert "--sed" in refused("speak", "hi", "--sed", 1)
+
+
+# -- data and training -------------------------------------------------------------------------------------------
+
+
+def test_validate_prints_a_table_and_the_problems_and_exits_with_one(manifest: Path, tmp_path: Path):
+    result = ira("validate", manifest, "--json", tmp_path / "report.json")
+    assert result.exit_code == 1
+    assert "rows       1\n" in result.stdout and "unusable   1\n" in result.stdout
+    assert "missing_file" in result.stdout and "absent.wav" in result.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report) == {"suite", "model", "device", "commit", "metrics"}
+    assert report["metrics"]["rows"] == 1 and report["metrics"]["problems"][0]["kind"] == "missing_file"
+
+
+def test_validate_of_good_rows_exits_with_zero_and_of_nothing_with_two(manifest: Path, tmp_path: Path):
+    manifest.write_text(json.dumps(json.loads(manifest.read_text())[:1]))
+    assert "unusable   0" in well("validate", manifest).stdout
+    assert "absent" in refused("validate", tmp_path / "absent")
+
+
+def test_prepare_makes_shards_with_the_models_codec(
+    manifest: Path, tmp_path: Path, model: tuple[str, ...], pipeline: Pipeline
+):
+    from ira.data.shards import TokenShards
+
+    result = well("prepare", manifest, "--out", tmp_path / "shards", *model)
+    assert "rows     1\n" in result.stdout and "refused  1\n" in result.stdout
+    assert "absent.wav" in result.stderr
+    shards = TokenShards(tmp_path / "shards")
+    codes = pipeline.parts.codec.encode(load_audio(tmp_path / "ref.wav")[None]).codes[0]
+    assert torch.equal(shards[0].codes, codes) and shards[0].text == "one two"
+
+
+def test_prepare_with_a_configuration_takes_the_codec_of_its_run(
+    manifest: Path, tmp_path: Path, tiny_model_folder: Path
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(tiny_model_folder)
+    config = tmp_path / "config.yaml"
+    config.write_text(f"run_dir: {tmp_path / 'run'}\ncodec: {{bandwidth_kbps: 3.0}}\ndata: {{max_seconds: 0.5}}\n")
+    result = ira("prepare", manifest, "--out", tmp_path / "shards", "--config", config)
+    assert (
+        result.exit_code == 2 and "none of 2 rows" in result.stderr
+    )  # the recording is longer than the configuration allows
+    config.write_text(f"run_dir: {tmp_path / 'run'}\ncodec: {{bandwidth_kbps: 3.0}}\n")
+    well("prepare", manifest, "--out", tmp_path / "more", "--config", config)
+    assert json.loads((tmp_path / "more" / "meta.json").read_text())["codebooks"] == 4
+    assert "both" in refused("prepare", manifest, "--out", tmp_path / "x", "--config", config, "--model", tmp_path)
+    assert "absent" in refused("prepare", manifest, "--out", tmp_path / "x", "--model", tmp_path / "absent")
+
+
+def test_train_passes_on_configuration_stage_and_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from ira.training import journey
+
+    calls = []
+    monkeypatch.setattr(journey, "train", lambda config, only=None: calls.append((config, only)) or Path("RUN/model"))
+    config = ROOT / "configs" / "tiny.yaml"
+    assert (
+        well("train", "--config", config, "--stage", "speech", "run_dir=here", "train.seed=7").stdout == "RUN/model\n"
+    )
+    well("train", "--config", config)
+    (first, stage), (second, none) = calls
+    assert stage == "speech" and (first.run_dir, first.train.seed) == ("here", 7)
+    assert none is None and second.run_dir == "runs/tiny"
+
+
+def test_train_refuses_an_unknown_stage_key_or_file():
+    config = ROOT / "configs" / "tiny.yaml"
+    assert "codec, voice, speech" in refused("train", "--config", config, "--stage", "speach")
+    assert "train.sed is unknown, did you mean seed?" in refused("train", "--config", config, "train.sed=1")
+    assert "absent.yaml" in refused("train", "--config", "absent.yaml")
+    assert "--config" in refused("train")
+
+
+def test_main_py_is_the_verb_train():
+    done = subprocess.run(
+        [sys.executable, "main.py", "--config", "absent.yaml", "train.seed=1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("ira: absent.yaml: cannot be read") and len(done.stderr.splitlines()) == 1
+
+
+# -- sound -------------------------------------------------------------------------------------------------------
+
+
+def test_resynth_writes_what_the_codec_makes_of_a_recording(
+    recording: Path, tmp_path: Path, model: tuple[str, ...], pipeline: Pipeline
+):
+    out = tmp_path / "coded.wav"
+    assert well("resynth", recording, "--out", out, "--bandwidth", 3, *model).stdout == f"{out}\n"
+    wanted = pipeline.resynth(recording, 3.0).clamp(-1, 1)
+    assert torch.allclose(load_audio(out), wanted, atol=1e-4)
+    assert "7 kbps" in refused("resynth", recording, "--out", out, "--bandwidth", 7, *model)
+    assert "absent.wav" in refused("resynth", tmp_path / "absent.wav", "--out", out, *model)
+    assert ".txt" in refused("resynth", recording, "--out", tmp_path / "coded.txt", *model)
+
+
+def test_speak_writes_the_same_file_for_the_same_seed(tmp_path: Path, model: tuple[str, ...], pipeline: Pipeline):
+    files = [tmp_path / name for name in ("a.wav", "b.wav", "c.wav")]
+    for file, seed in zip(files, (5, 5, 6), strict=True):
+        assert well("speak", "Hello there!", "--out", file, "--seed", seed, *model).stdout == f"{file}\n"
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+    wanted = pipeline.speak("Hello there!", seed=5).waveform.clamp(-1, 1)
+    assert torch.allclose(load_audio(files[0]), wanted, atol=1e-4)
+
+
+def test_speak_without_out_writes_speech_wav_here(
+    tmp_path: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert well("speak", "hello", *model).stdout == "speech.wav\n"
+    assert load_audio("speech.wav").numel()
+
+
+def test_speak_refuses_what_it_cannot_say_or_write(tmp_path: Path, model: tuple[str, ...]):
+    out = tmp_path / "x.wav"
+    assert "nothing to say" in refused("speak", "", "--out", out, *model)
+    assert "cannot be spoken" in refused("speak", "\N{GRINNING FACE}", "--out", out, *model)
+    assert "absent.wav" in refused("speak", "hi", "--voice", "absent.wav", "--out", out, *model)
+    assert ".txt" in refused("speak", "hi", "--out", tmp_path / "x.txt", *model)
+    assert "seed" in refused("speak", "hi", "--out", out, "--seed", -1, *model)
+    assert "either" in refused("speak", "hi", "--batch", "rows.jsonl", *model)
+    assert "either" in refused("speak", *model)
+    assert "model.json" in refused("speak", "hi", "--out", out, "--model", tmp_path)
+    assert "device 'moon'" in refused("speak", "hi", "--out", out, "--model", model[1], "--device", "moon")
+    assert not out.exists()
+
+
+def test_speech_that_did_not_end_is_written_with_a_warning(
+    tmp_path: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    from ira.inference import pipeline as module
+
+    real = module.say
+    monkeypatch.setattr(module, "say", lambda *given: [type(s)(s.codes, False, 2) for s in real(*given)])
+    result = well("speak", "hello", "--out", tmp_path / "a.wav", *model)
+    assert "did not end" in result.stderr and (tmp_path / "a.wav").is_file()
+
+
+def test_a_batch_is_spoken_row_by_row_and_ends_with_one_where_a_row_failed(tmp_path: Path, model: tuple[str, ...]):
+    rows = jsonl(
+        tmp_path / "rows.jsonl",
+        {"id": "a", "text": "hello", "seed": 3},
+        {"id": "../escape", "text": "hello"},
+        {"id": "b", "text": "hello", "voice": "a man"},
+    )
+    result = ira("speak", "--batch", rows, "--out", tmp_path / "out", *model)
+    assert result.exit_code == 1
+    assert result.stdout.split() == [str(tmp_path / "out" / "a.wav"), str(tmp_path / "out" / "b.wav")]
+    assert "line 2: id '../escape'" in result.stderr and "1 of 3 rows failed" in result.stderr
+    assert not (tmp_path / "escape.wav").exists()
+    well("speak", "hello", "--seed", 3, "--out", tmp_path / "a.wav", *model)
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "out" / "a.wav").read_bytes()
+    well("speak", "--batch", jsonl(rows, {"id": "a", "text": "hello"}), "--out", tmp_path / "out", *model)
+    assert "--out" in refused("speak", "--batch", rows, *model)
+    assert "absent.jsonl" in refused("speak", "--batch", tmp_path / "absent.jsonl", "--out", tmp_path, *model)
+
+
+def test_a_kept_voice_speaks_like_its_recording(recording: Path, tmp_path: Path, model: tuple[str, ...]):
+    kept = tmp_path / "me.voice"
+    assert well("voice", recording, "--save", kept, "--consent", "mine", *model).stdout == f"{kept}\n"
+    assert json.loads(kept.read_text())["consent"] == "mine"
+    for name, voice in {"kept": kept, "ref": recording}.items():
+        well("speak", "hello", "--voice", voice, "--out", tmp_path / f"{name}.wav", *model)
+    assert (tmp_path / "kept.wav").read_bytes() == (tmp_path / "ref.wav").read_bytes()
+
+
+def test_a_voice_comes_from_words_too_and_a_recording_without_consent_is_pointed_out(
+    recording: Path, tmp_path: Path, model: tuple[str, ...]
+):
+    words = well("voice", "a calm woman", "--save", tmp_path / "calm.voice", *model)
+    assert "consent" not in words.stderr
+    assert json.loads((tmp_path / "calm.voice").read_text())["source"] == "a calm woman"
+    assert "--consent" in well("voice", recording, "--save", tmp_path / "me.voice", *model).stderr
+    assert "NAME.voice" in refused("voice", recording, "--save", tmp_path / "me.json", *model)
+    assert "absent.wav" in refused("voice", "absent.wav", "--save", tmp_path / "x.voice", *model)
+
+
+def test_listen_prints_the_answer_alone(recording: Path, model: tuple[str, ...], pipeline: Pipeline):
+    assert well("listen", recording, *model).stdout == pipeline.listen(recording) + "\n"
+    asked = well("listen", recording, recording, "--prompt", "compare", *model).stdout
+    assert asked == pipeline.listen([recording, recording], "compare") + "\n"
+
+
+def test_listen_refuses_what_it_cannot_hear(recording: Path, tmp_path: Path, model: tuple[str, ...]):
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF not really")
+    assert "broken.wav" in refused("listen", broken, *model)
+    assert "absent.wav" in refused("listen", "absent.wav", *model)
+    assert "give one for each" in refused("listen", recording, "--prompt", "<|audio|> <|audio|>", *model)
+    assert "nothing to listen to" in refused("listen", *model)
+    assert "--batch" in refused("listen", recording, "--out", tmp_path / "x.jsonl", *model)
+    assert "--out" in refused("listen", "--batch", tmp_path / "rows.jsonl", *model)
+
+
+def test_a_batch_of_questions_is_answered_as_they_are_alone(
+    recording: Path, tmp_path: Path, model: tuple[str, ...], pipeline: Pipeline
+):
+    rows = jsonl(
+        tmp_path / "rows.jsonl",
+        {"id": "a", "audio": str(recording)},
+        {"id": "b", "audio": [str(recording), "ref.wav"], "prompt": "compare"},
+        {"id": "c", "audio": None, "prompt": "hello"},
+        {"id": "d", "audio": "absent.wav"},
+    )
+    out = tmp_path / "answers.jsonl"
+    result = ira("listen", "--batch", rows, "--out", out, *model)
+    assert result.exit_code == 1 and result.stdout == f"{out}\n"
+    assert "d: absent.wav" in result.stderr
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        {"id": "a", "answer": pipeline.listen(recording)},
+        {"id": "b", "answer": pipeline.listen([recording, recording], "compare")},
+        {"id": "c", "answer": pipeline.listen(None, "hello")},
+    ]
+
+
+def test_respond_prints_the_answer_and_speaks_it(
+    recording: Path, tmp_path: Path, model: tuple[str, ...], pipeline: Pipeline
+):
+    out = tmp_path / "answer.wav"
+    result = well("respond", recording, "--out", out, "--voice", "a man", "--seed", 2, *model)
+    answer, spoken = pipeline.respond(recording, voice="a man", seed=2)
+    assert result.stdout == answer + "\n"
+    assert torch.allclose(load_audio(out), spoken.waveform.clamp(-1, 1), atol=1e-4)
+    assert "absent.wav" in refused("respond", "absent.wav", "--out", out, *model)
+    assert ".txt" in refused("respond", recording, "--out", tmp_path / "x.txt", *model)
+
+
+def test_the_demo_shows_its_answer_and_lists_the_files_it_wrote(tmp_path: Path, model: tuple[str, ...]):
+    result = well("demo", "--out", tmp_path / "demo", *model)
+    assert "it heard" in result.stdout and "it answered" in result.stdout
+    for name in ("spoken.wav", "question.wav", "reply.wav", "reply.png"):
+        assert (tmp_path / "demo" / name).stat().st_size > 100
+        assert str(tmp_path / "demo" / name) in result.stdout
+    assert "model.json" in refused("demo", "--out", tmp_path / "demo", "--model", tmp_path)
+
+
+def test_the_doctor_ends_with_one_where_something_is_missing(monkeypatch: pytest.MonkeyPatch):
+    from ira.inference import doctor
+
+    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("torch", "2.13")])
+    assert well("doctor").stdout == "torch  2.13\n"
+    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("weights", "none", "copy them")])
+    result = ira("doctor")
+    assert result.exit_code == 1 and result.stdout == "weights  none; copy them\n"

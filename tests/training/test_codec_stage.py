@@ -1,0 +1,136 @@
+"""The codec stage on recordings of tones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ira.audio.compact import CompactCodec
+from ira.audio.waveform import SAMPLE_RATE, save_audio
+from ira.config import CodecStage, CompactConfig, TrainConfig
+from ira.data.batches import SamplerState
+from ira.data.manifest import Row
+from ira.errors import InputError
+from ira.training.codec import CodecTraining, _usage, crops, random_gain
+from ira.training.loop import fit
+
+CPU = torch.device("cpu")
+START = SamplerState(0, 0, 0)
+
+
+def row(audio: Path | None, number: int = 0) -> Row:
+    return Row(
+        audio=audio,
+        text="",
+        speaker="",
+        speaker_id=None,
+        description="",
+        language="en",
+        instruction="",
+        response="",
+        emotion="",
+        duration=None,
+        split="train",
+        number=number,
+        source=Path("train.json"),
+        extra={},
+    )
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> list[Row]:
+    """Six recordings of half a second, each another tone."""
+    time = torch.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
+    rows = []
+    for i in range(6):
+        wave = sum(torch.sin(2 * torch.pi * (150 + 40 * i) * h * time) / h for h in (1, 2, 3))
+        save_audio(tmp_path / f"{i}.wav", 0.2 * wave[None])  # type: ignore[index]
+        rows.append(row(tmp_path / f"{i}.wav", i))
+    return rows
+
+
+def stage(rows: list[Row], held_out: list[Row], **settings) -> CodecTraining:
+    torch.manual_seed(0)
+    config = CompactConfig(
+        width=48, encoder_layers=1, decoder_layers=2, mel_bins=40, codebooks=3, codebook_size=64, code_dim=6
+    )
+    given = {"steps": 110, "lr": 1e-2, "warmup_steps": 5, "batch_seconds": 1.6, "crop_seconds": 0.2, **settings}
+    plain = CodecStage(accumulation=1, validate_every=1000, **given)
+    return CodecTraining(CompactCodec(config), rows, held_out, plain, CPU)
+
+
+def test_one_batch_is_learnt_and_more_codebooks_sound_better(tones, tmp_path):
+    training = stage(tones[:2], tones[:2])
+    batch = training.judged.repeat(3, 1, 1)
+    training.batches = lambda state: iter(lambda: (batch, SamplerState(0, 0, state.cursor + 1)), None)
+    before = training.validate()
+    (tmp_path / "run").mkdir()
+    fit(training, TrainConfig(dtype="fp32"), tmp_path / "run", CPU, [])
+    after = training.validate()
+    assert after["mel_distance"] < 0.15 * before["mel_distance"]
+    assert after["mel_distance"] < after["mel_distance_half"] < before["mel_distance_half"]
+
+
+def test_the_sampler_state_alone_decides_the_batches(tones):
+    one, two = stage(tones, []), stage(tones, [])
+    torch.manual_seed(1)
+    stream = one.batches(START)
+    seen = [next(stream) for _ in range(5)]
+    torch.manual_seed(2)
+    for (batch, after), (following, _) in zip(seen, seen[1:], strict=False):
+        assert torch.equal(next(two.batches(after))[0], following)
+        assert not torch.equal(batch, following)
+    assert seen[-1][1].epoch > 0
+
+
+def test_every_recording_is_visited_once_an_epoch(tones, monkeypatch):
+    training, visited = stage(tones, []), []
+
+    def watched(rows, samples, each, generator):
+        visited.append([r.number for r in rows])
+        return crops(rows, samples, each, generator)
+
+    monkeypatch.setattr("ira.training.codec.crops", watched)
+    stream, state = training.batches(START), START
+    while state.cursor < len(tones):
+        _, state = next(stream)
+    assert sorted(number for rows in visited for number in rows) == list(range(6))
+
+
+def test_a_crop_is_a_piece_of_the_recording_and_a_short_one_is_padded(tones):
+    generator = torch.Generator().manual_seed(0)
+    found = crops(tones[:1], 3200, 3, generator)
+    assert found.shape == (3, 1, 3200) and not torch.equal(found[0], found[1])
+    long = crops(tones[:1], SAMPLE_RATE, 1, generator)
+    assert float(long[..., SAMPLE_RATE // 2 :].abs().max()) == 0 < float(long[..., : SAMPLE_RATE // 2].abs().max())
+
+
+def test_a_recording_that_cannot_be_read_is_left_out_and_none_at_all_is_an_error(tones, tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"not audio")
+    broken, generator = row(tmp_path / "broken.wav"), torch.Generator().manual_seed(0)
+    assert len(crops([broken, tones[0]], 3200, 2, generator)) == 2
+    with pytest.raises(InputError, match="ira validate"):
+        crops([broken], 3200, 2, generator)
+    with pytest.raises(InputError, match="no row has an audio file"):
+        stage([row(None)], [])
+
+
+def test_gain_stays_below_full_scale():
+    loud = random_gain(0.9 * torch.ones(50, 1, 8), torch.Generator().manual_seed(0))
+    assert float(loud.max()) <= 1.0 and float(loud.min()) < 0.4
+    assert float(random_gain(torch.zeros(2, 1, 8), torch.Generator().manual_seed(0)).abs().max()) == 0
+
+
+def test_half_of_the_rows_use_every_codebook_and_the_others_any_number(tones):
+    torch.manual_seed(0)
+    books = stage(tones, [])._dropped_books(4000)
+    shares = torch.bincount(books, minlength=4).float() / 4000
+    assert shares[0] == 0 and shares[1:].tolist() == pytest.approx([1 / 6, 1 / 6, 2 / 3], abs=0.03)
+
+
+def test_code_usage_is_1_where_all_codes_are_used_alike():
+    assert _usage(torch.arange(64).view(1, 1, 64), 64) == pytest.approx(1)
+    assert _usage(torch.arange(256).view(1, 1, 256) % 16, 64) == pytest.approx(16 / 64)
+    assert _usage(torch.zeros(1, 2, 100, dtype=torch.long), 64) == pytest.approx(1 / 64)

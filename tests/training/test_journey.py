@@ -1,0 +1,180 @@
+"""Every stage in a row on a dozen recordings of tones, each for a few steps, and the model folder that comes out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ira.audio.waveform import SAMPLE_RATE, save_audio
+from ira.checkpoint import weights_hash
+from ira.config import STAGES, Config, check_config
+from ira.errors import InputError
+from ira.inference.pipeline import Pipeline
+from ira.models.bundle import bundled_audio_llm, bundled_codec, read_model_card
+from ira.training.journey import train
+from ira.training.speech import SpeechTraining
+
+CPU = torch.device("cpu")
+
+
+def record(folder: Path, count: int, first: int) -> str:
+    """A split folder with `count` recordings of tones by two speakers."""
+    rows = []
+    for i in range(count):
+        time = torch.arange(int((0.4 + 0.05 * (i % 4)) * SAMPLE_RATE)) / SAMPLE_RATE
+        pitch = (140, 260)[i % 2] + 5 * i
+        wave = sum(torch.sin(2 * torch.pi * pitch * h * time) / h for h in (1, 2, 3))
+        save_audio(folder / "audio_files" / f"{i}.wav", 0.2 * wave[None])  # type: ignore[index]
+        gender = ("male", "female")[i % 2]
+        rows.append(
+            {"audio_file": f"audio_files/{i}.wav", "text": "ab cd ef gh"[: 2 + i % 5], "speaker_id": first + i % 2}
+        )
+        rows[-1] |= {"gender": gender, "description": f"a {gender} tone"}
+    (folder / f"{folder.name}.json").write_text(json.dumps(rows))
+    return str(folder)
+
+
+def configure(folder: Path, llm: Path, **train_settings: Any) -> Config:
+    """Every part as small as it goes, two steps each."""
+    stage = {"steps": 2, "warmup_steps": 1, "accumulation": 1, "validate_every": 1, "batch_seconds": 2.0}
+    return check_config(
+        {
+            "run_dir": str(folder / "run"),
+            "device": "cpu",
+            "codec": {
+                "bandwidth_kbps": 1.5,
+                "compact": {"width": 16, "encoder_layers": 1, "decoder_layers": 1, "mel_bins": 20, "codebooks": 3}
+                | {"codebook_size": 16, "code_dim": 4},
+            },
+            "voice": {"mel_bins": 20, "hidden": 16, "dim": 8, "layers": 1, "heads": 2, "text_hidden": 16}
+            | {"text_layers": 1, "crop_seconds": 0.3},
+            "speech": {"layers": 2, "width": 16, "heads": 2, "max_steps": 400, "text_layers": 1}
+            | {"codebook_weights": [2, 1]},
+            "adapter": {"layers": 1, "queries": 2, "window_seconds": 1.0, "width": 16, "heads": 2, "mix_layers": 2},
+            "llm": {"name": str(llm), "lora": {"r": 2, "alpha": 4}, "max_new_tokens": 4},
+            "data": {"train": [str(folder / "train")], "val": [str(folder / "val")], "shards": str(folder / "shards")},
+            "train": {
+                **{name: stage for name in ("codec", "voice", "speech")},
+                "align": stage | {"teacher_responses": 4, "response_tokens": 6},
+                "reinforce": stage | {"rollouts": 4, "epochs": 1, "response_tokens": 4},
+                **train_settings,
+            },
+            "log": {"trackers": []},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_llm_folder: Path) -> Config:
+    """The configuration of a run whose stages are all done. Tests must not change its folder."""
+    folder = tmp_path_factory.mktemp("journey")
+    record(folder / "train", 8, 0)
+    record(folder / "val", 4, 2)
+    config = configure(folder, tiny_llm_folder)
+    assert train(config) == folder / "run" / "model"
+    return config
+
+
+def copied(finished: Config, folder: Path, *, without: list[str]) -> Config:
+    """The finished run as it was before the stages `without`, and its configuration with checkpoints at every step."""
+    run = shutil.copytree(finished.run_dir, folder / "run")
+    for stage in without:
+        shutil.rmtree(run / stage)
+    settings = finished.train.model_copy(update={"checkpoint_minutes": 1e-9})
+    return finished.model_copy(update={"run_dir": str(run), "train": settings})
+
+
+def state_of(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_stage_leaves_its_mark_its_figures_and_its_part_of_the_model(finished):
+    run = Path(finished.run_dir)
+    assert all((run / stage / "done").is_file() for stage in STAGES)
+    model = {path.name for path in (run / "model").iterdir()}
+    parts = ("codec", "voice", "speech_lm", "adapter", "lora")
+    assert model == {"model.json", *(f"{part}.{kind}" for part in parts for kind in ("safetensors", "json"))}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == list(STAGES)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 2 * len(STAGES) and None not in losses
+    assert not any(line.get("dropped_steps") for line in lines)
+    (ratio, *_) = [line["ratio"] for line in lines if "ratio" in line]
+    assert ratio == 1.0
+
+
+def test_the_model_folder_speaks_and_listens(finished):
+    folder = Path(finished.run_dir) / "model"
+    assert read_model_card(folder).codec.codebooks == 2
+    assert bundled_codec(folder, CPU).codebooks == 2
+    ears = bundled_audio_llm(folder, CPU)
+    assert any("lora_B" in name and bool(p.any()) for name, p in ears.language.named_parameters())
+    pipeline = Pipeline.from_folder(folder)
+    spoken = pipeline.speak("ab cd")
+    assert spoken.waveform.numel() > 0 and bool(spoken.waveform.isfinite().all())
+    assert isinstance(pipeline.listen(spoken.waveform), str)
+
+
+def test_a_second_call_trains_nothing(finished):
+    run = Path(finished.run_dir)
+    before = {path: time for path, time in state_of(run).items() if Path(path).suffix in (".safetensors", ".pt")}
+    lines = (run / "metrics.jsonl").read_text()
+    train(finished)
+    assert (run / "metrics.jsonl").read_text() == lines
+    assert before and before.items() <= state_of(run).items()
+
+
+def test_a_stage_that_was_killed_is_taken_up_and_ends_with_the_same_weights(finished, tmp_path, monkeypatch):
+    config, losses, loss = copied(finished, tmp_path, without=["speech"]), [], SpeechTraining.loss
+
+    def dies(self, batch, share_done):
+        losses.append(share_done)
+        if len(losses) == 2:
+            raise KeyboardInterrupt
+        return loss(self, batch, share_done)
+
+    monkeypatch.setattr(SpeechTraining, "loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, "speech")
+    assert not (Path(config.run_dir) / "speech" / "done").exists()
+    monkeypatch.setattr(SpeechTraining, "loss", loss)
+    train(config, "speech")
+    lines = [json.loads(line) for line in (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["stage"] == "speech" and "loss" in line]
+    assert steps == [1, 2, 1, 2]  # the first two are the finished run's
+    same = [weights_hash(Path(c.run_dir) / "model", "speech_lm") for c in (finished, config)]
+    assert same[0] == same[1]
+
+
+def test_a_stage_without_its_predecessor_says_what_is_missing(finished, tmp_path):
+    config = finished.model_copy(update={"run_dir": str(tmp_path / "new")})
+    with pytest.raises(InputError, match="codec"):
+        train(config, "speech")
+
+
+def test_a_codec_that_is_tuned_further_is_the_one_that_the_later_stages_use(finished, tmp_path):
+    """`codec.path` is where the codec stage starts from; what it makes of it stands in the run's own model folder."""
+    codec = finished.codec.model_copy(update={"path": str(Path(finished.run_dir) / "model")})
+    data = finished.data.model_copy(update={"shards": str(tmp_path / "shards")})
+    config = finished.model_copy(update={"run_dir": str(tmp_path / "tuned"), "codec": codec, "data": data})
+    train(config, "codec")
+    train(config, "voice")
+    own, start = (Path(c.run_dir) / "model" for c in (config, finished))
+    assert weights_hash(own, "codec") != weights_hash(start, "codec")
+    assert bundled_codec(own, CPU).fingerprint() != bundled_codec(start, CPU).fingerprint()
+    meta = json.loads((tmp_path / "shards" / "train" / "meta.json").read_text())
+    assert meta["fingerprint"]["codec"] == bundled_codec(own, CPU).fingerprint()
+
+
+def test_a_codec_from_elsewhere_is_kept_in_the_model_folder(finished, tmp_path):
+    source = Path(finished.run_dir) / "model"
+    codec = finished.codec.model_copy(update={"path": str(source)})
+    config = finished.model_copy(update={"run_dir": str(tmp_path / "run"), "codec": codec})
+    model = train(config, "voice")
+    assert bundled_codec(model, CPU).fingerprint() == bundled_codec(source, CPU).fingerprint()
+    assert (model / "codec.safetensors").is_file()

@@ -1,0 +1,120 @@
+"""The voice stage on tones: low voices and high voices, known by their descriptions alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ira.audio.waveform import LogMel
+from ira.config import TrainConfig, VoiceConfig, VoiceStage
+from ira.data.batches import SamplerState
+from ira.data.text import CharTokenizer
+from ira.models.voice_encoder import VoiceEncoder, embed_tokens, embed_words
+from ira.training.loop import fit
+from ira.training.voice import VoiceTraining
+
+CPU = torch.device("cpu")
+START = SamplerState(0, 0, 0)
+KINDS = {"a low voice": (0, 6), "a high voice": (9, 15)}  # codes from, to: pitches of the tone codec
+
+
+def clips(per_speaker: int, first_speaker: int, seed: int, **columns) -> list[dict]:
+    """Clips of 24 to 40 frames by two speakers of each kind; the notes are random within the kind's range."""
+    generator, rows = torch.Generator().manual_seed(seed), []
+    for kind, (low, high) in KINDS.items():
+        for speaker in range(2):
+            for _ in range(per_speaker):
+                frames = int(torch.randint(24, 41, (1,), generator=generator))
+                codes = torch.randint(low, high + 1, (1, -(-frames // 8)), generator=generator)
+                name = f"{kind} {first_speaker + speaker}"
+                row = {"codes": codes.repeat_interleave(8, 1)[:, :frames], "description": kind, "speaker": name}
+                rows.append(row | columns)
+    return rows
+
+
+@pytest.fixture
+def stage(make_shards, tone_codec):
+    def make(rows: list[dict] | None = None, **settings) -> VoiceTraining:
+        torch.manual_seed(0)
+        config = VoiceConfig(
+            mel_bins=40, hidden=32, dim=16, layers=1, heads=4, text_hidden=16, text_layers=1, crop_seconds=0.4
+        )
+        encoder = VoiceEncoder(config, text_vocab=CharTokenizer().vocab_size)
+        given = {"steps": 120, "lr": 3e-3, "warmup_steps": 5, "batch_seconds": 12.8, "validate_every": 40, **settings}
+        shards = make_shards("train", rows or clips(6, 0, seed=0)), make_shards("val", clips(4, 9, seed=1))
+        return VoiceTraining(encoder, tone_codec, *shards, VoiceStage(accumulation=1, **given), CPU)
+
+    return make
+
+
+def sorted_rightly(training: VoiceTraining) -> float:
+    """Share of held-out clips that are nearer to their own description."""
+    shards = training.held_out
+    mel, tokenizer = LogMel(training.encoder.config.mel_bins), CharTokenizer()
+    with torch.no_grad():
+        words = embed_words(training.encoder, list(KINDS), tokenizer)
+        right = []
+        for example in (shards[i] for i in range(len(shards))):
+            frames = torch.tensor([example.frames])
+            voice = embed_tokens(training.encoder, training.codec, mel, example.codes[None], frames)
+            right.append(list(KINDS)[int((voice @ words.T).argmax())] == example.description)
+    return sum(right) / len(right)
+
+
+def test_clips_of_unheard_speakers_are_sorted_by_descriptions_in_words(stage, tmp_path):
+    training = stage()
+    (tmp_path / "run").mkdir()
+    fit(training, TrainConfig(dtype="fp32"), tmp_path / "run", CPU, [])
+    assert sorted_rightly(training) > 0.95
+
+
+@torch.no_grad()
+def test_gender_is_reported_where_it_is_known(stage, make_shards):
+    training = stage()
+    assert set(training.validate()) == {"contrastive"}
+    training.held_out = make_shards("known", clips(1, 0, 0, extra={"gender": "female"}))
+    assert 0 <= training.validate()["gender_accuracy"] <= 1
+
+
+def test_the_sampler_state_alone_decides_the_batches(stage):
+    training = stage()
+    torch.manual_seed(1)
+    stream = training.batches(START)
+    seen = [next(stream) for _ in range(4)]
+    torch.manual_seed(2)
+    for (batch, after), (following, _) in zip(seen, seen[1:], strict=False):
+        again = next(training.batches(after))[0]
+        assert again.words == following.words and torch.equal(again.first[0], following.first[0])
+        assert torch.equal(again.second[0], following.second[0])
+        assert not torch.equal(batch.first[0], following.first[0])
+    assert seen[-1][1].epoch > 0
+
+
+def test_both_crops_are_of_one_speaker_and_no_longer_than_asked(stage):
+    training = stage()
+    batch, _ = next(training.batches(START))
+    for codes, frames in (batch.first, batch.second):
+        assert int(frames.max()) <= training.crop == 30
+        for row, example in enumerate(batch.examples):
+            low, high = KINDS[example.description]
+            inside = codes[row, 0, : frames[row]]
+            assert low <= int(inside.min()) <= int(inside.max()) <= high
+            assert int(codes[row, 0, frames[row] :].sum()) == 0
+    assert not torch.equal(batch.first[0], batch.second[0])
+
+
+def test_clips_of_one_speaker_are_a_match_and_clips_without_a_speaker_only_of_themselves(stage):
+    known = next(stage().batches(START))[0]
+    assert known.speakers == [example.speaker for example in known.examples]
+    assert len(set(known.speakers)) == 4
+
+
+def test_clips_without_a_speaker_match_themselves_alone(stage):
+    unknown = next(stage(clips(6, 0, 0, speaker="")).batches(START))[0]
+    assert len(set(unknown.speakers)) == len(unknown.examples) == 16
+
+
+def test_a_description_that_cannot_be_spelt_does_not_end_the_run(stage):
+    training = stage(clips(6, 0, 0, description="a \N{SNOWMAN} voice"))
+    batch, _ = next(training.batches(START))
+    assert bool(training.loss(batch, 0.0).loss.isfinite())
