@@ -82,7 +82,7 @@ def tiny_model_folder(tiny_llm_folder: Path, tmp_path_factory: pytest.TempPathFa
         speech_lm.voice_in.weight *= 10
     ears = Adapter(adapter, source_width=32, source_layers=2, target_width=32, frame_rate=75.0)
     folder = tmp_path_factory.mktemp("tiny-model")
-    write_card(folder, config, ["en"])
+    write_card(folder, config)
     save_model(folder, "codec", CompactCodec(compact))
     save_model(folder, "voice", VoiceEncoder(voice, text_vocab=vocabulary))
     save_model(folder, "speech_lm", speech_lm)

@@ -213,9 +213,9 @@ class CompactCodec(nn.Module):
         for start in range(0, total, CHUNK_FRAMES):
             first, end = max(0, start - context), min(total, start + CHUNK_FRAMES + OVERLAP)
             inside = torch.arange(first, end, device=codes.device) < frames[:, None]
-            latent = self.quantizer.decode(codes[..., first:end]) * inside[..., None]
             missing = min(total, start + CHUNK_FRAMES) + OVERLAP - end
             with torch.autocast(codes.device.type, enabled=False):
+                latent = self.quantizer.decode(codes[..., first:end]) * inside[..., None]
                 pieces.append(self.synthesise(latent, missing)[..., (start - first) * HOP :])
         inside = torch.arange(total * HOP, device=codes.device) < HOP * frames[:, None, None]
         return torch.cat(pieces, -1) * inside

@@ -33,13 +33,11 @@ class ModelCard(Section):
     format: int = 1
     codec: CodecConfig
     llm: LLMConfig
-    languages: list[str] = ["en"]
-    description: str = ""
 
 
-def write_card(folder: Path, config: Config, languages: list[str]) -> None:
+def write_card(folder: Path, config: Config) -> None:
     """Write model.json of a run."""
-    card = ModelCard(codec=config.codec, llm=config.llm, languages=languages)
+    card = ModelCard(codec=config.codec, llm=config.llm)
     with write_aside(folder / "model.json") as aside:
         aside.write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
 

@@ -64,7 +64,7 @@ def train(config: Config, only: StageName | None = None) -> Path:
     run.model.mkdir(exist_ok=True)
     with write_aside(run.folder / "config.json") as aside:
         aside.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    write_card(run.model, config, ["en"])
+    write_card(run.model, config)
     trackers = make_trackers(config.log.trackers, run.folder, config.log.wandb_project)
     try:
         names: list[StageName] = [only] if only else config.train.stages

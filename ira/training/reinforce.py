@@ -1,13 +1,14 @@
 """Stage `reinforce`: spoken prompts in, LoRA weights whose answers to speech the reader of the text would give, out.
 
 Reinforced behaviour alignment by PPO. Answers are sampled from the policy; their log-probabilities, values and the
-reference's log-probabilities (the same LLM, LoRA off, on the same sound) are stored; a few epochs of clipped updates
-follow. The batches are rollouts, so the loop is the one every stage uses.
+reference's log-probabilities (the policy as the stage found it, on the same sound) are stored; a few epochs of clipped
+updates follow. The batches are rollouts, so the loop is the one every stage uses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,6 @@ from ira.config import ReinforceStage
 from ira.data.batches import SamplerState
 from ira.data.shards import TokenShards
 from ira.models.audio_llm import AudioLLM, PromptItem, Responses
-from ira.models.llm import lora_off
 from ira.training import ppo
 from ira.training.conversations import Turn, listen_rows, student_item, written
 from ira.training.loop import StepLoss
@@ -87,6 +87,7 @@ class ReinforceTraining:
         self.audio_llm.speech_lm.requires_grad_(False)
         self.audio_llm.adapter.requires_grad_(False)
         self.value = ValueHead(audio_llm.llm.width).to(device)
+        self.found = {name: weight.detach().clone() for name, weight in self._policy().items()}
 
     def modules(self) -> dict[str, nn.Module]:
         return {"lora": self.audio_llm.language, "value": self.value}
@@ -99,7 +100,7 @@ class ReinforceTraining:
         while True:
             generator = torch.Generator().manual_seed(hash((state.seed, state.epoch)) % 2**63)
             drawn = torch.randint(len(self.turns), (self.settings.rollouts,), generator=generator).tolist()
-            parts = self._collect([self.turns[i] for i in drawn], seed=1000 * state.epoch)
+            parts = self._collect([self.turns[i] for i in drawn], seed=hash((state.seed, state.epoch)) % 2**31)
             epochs = [torch.randperm(len(parts), generator=generator) for _ in range(self.settings.epochs)]
             *before, last = torch.cat(epochs).tolist()
             for index in before:
@@ -143,7 +144,7 @@ class ReinforceTraining:
         """Store what the update will be measured against, on the same path that the update takes."""
         tokens = pad_tokens(responses, self.device)
         log_probs, values, out = self._evaluate(items, responses, tokens)
-        with lora_off(self.audio_llm.llm):
+        with self._as_found():
             reference, _, _ = self._evaluate(items, responses, tokens)
         rewards = ppo.token_rewards(scores, log_probs, reference, out.mask, self.settings.kl_coef)
         advantages, returns = ppo.gae(rewards, values, out.mask, self.settings.gamma, self.settings.gae_lambda)
@@ -151,6 +152,24 @@ class ReinforceTraining:
         kl = float(((log_probs - reference) * out.mask).sum(1).mean())
         figures = {"answer_tokens": length, "kl_to_reference": kl}
         return Rollouts(items, responses, tokens, out.mask, log_probs, values, advantages, returns, figures)
+
+    def _policy(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.audio_llm.language.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def _as_found(self) -> Iterator[None]:
+        """Inside, the LLM answers with the LoRA that the stage began with: aligned, and not yet reinforced."""
+        now = {name: weight.detach().clone() for name, weight in self._policy().items()}
+        self._put(self.found)
+        try:
+            yield
+        finally:
+            self._put(now)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self._policy().items():
+            parameter.copy_(weights[name])
 
     def _evaluate(
         self, items: list[PromptItem], responses: list[list[int]], tokens: Tensor

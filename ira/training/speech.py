@@ -8,7 +8,8 @@ for listening.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from ira.training.loop import StepLoss
 from ira.training.losses import codec_cross_entropy, diagonal_prior, forward_sum
 from ira.training.voice import speaker_of
 
+Item = TypeVar("Item")
 JUDGED = 48  # held-out rows whose likelihood is measured
 SPOKEN = 8  # held-out sentences that are spoken at every validation
 
@@ -56,8 +58,8 @@ class SpeechTraining:
         self.rows = [i for i in range(len(shards)) if shards[i].text]
         if not self.rows:
             raise InputError(f"{shards.folder}: no row has text; the speech stage needs transcripts")
-        judged = [held_out[i] for i in range(len(held_out)) if held_out[i].text][:JUDGED]
-        self.judged = judged or [shards[i] for i in self.rows[:SPOKEN]]
+        judged = [held_out[i] for i in range(len(held_out)) if held_out[i].text]
+        self.judged = spread(judged, JUDGED) or [shards[i] for i in self.rows[:SPOKEN]]
         self.judged_voices = voices.of_examples(self.judged)
         weights = torch.tensor(model.config.codebook_weights[: model.codebooks])
         if len(weights) < model.codebooks:
@@ -132,7 +134,7 @@ class SpeechTraining:
             book0 += float(codec_cross_entropy(out.logits, codes, frames, only, 1.0)) * len(part)
             total += float(forward_sum(out.alignment, frames, rows.text_lengths[part].to(self.device))) * len(part)
         figures = {"book0_nll": book0 / len(self.judged), "forward_sum": total / len(self.judged)}
-        figures |= self._speak(self.judged[:SPOKEN], self.judged_voices[:SPOKEN])
+        figures |= self._speak(spread(self.judged, SPOKEN), self.judged_voices[spread(range(len(self.judged)), SPOKEN)])
         return figures | {"score": figures["book0_nll"] + figures["runaway"]}
 
     def _speak(self, examples: list[Example], voices: Tensor) -> dict[str, float]:
@@ -146,6 +148,11 @@ class SpeechTraining:
         )
         ratio = float((spoken.frames.cpu() / rows.frames).mean())
         return {"runaway": float((~spoken.finished).float().mean()), "length_ratio": ratio}
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items, evenly over all of them: held-out sets often stand one after another."""
+    return list(items[:: -(-len(items) // count)]) if items else []
 
 
 class VoiceTable:

@@ -66,7 +66,7 @@ def make_config(llm: Path | str, **changes) -> Config:
 def folder(tmp_path: Path, tiny_llm_folder: Path) -> Path:
     """A whole model folder, its LLM on disk, without LoRA."""
     torch.manual_seed(0)
-    write_card(tmp_path, make_config(tiny_llm_folder), ["en", "de"])
+    write_card(tmp_path, make_config(tiny_llm_folder))
     save_model(tmp_path, "codec", CompactCodec(COMPACT))
     save_model(tmp_path, "speech_lm", make_speech_lm())
     save_model(tmp_path, "adapter", make_adapter())
@@ -88,9 +88,9 @@ def logits(llm: LanguageModel) -> torch.Tensor:
 
 def test_the_card_comes_back_as_it_was_written(tmp_path: Path, tiny_llm_folder: Path):
     config = make_config(tiny_llm_folder)
-    write_card(tmp_path, config, ["en", "de"])
+    write_card(tmp_path, config)
     card = read_model_card(tmp_path)
-    assert (card.codec, card.llm, card.languages, card.format) == (config.codec, config.llm, ["en", "de"], 1)
+    assert (card.codec, card.llm, card.format) == (config.codec, config.llm, 1)
 
 
 def test_the_codec_comes_back_at_the_bandwidth_of_the_card(folder: Path):
@@ -143,7 +143,7 @@ def test_an_llm_built_from_scratch_is_read_from_the_folder_and_missed_where_it_i
     tmp_path: Path, tiny_llm_folder: Path
 ):
     fresh = FreshLLM(hidden=16, layers=1, heads=2, intermediate=32)
-    write_card(tmp_path, make_config(tiny_llm_folder, fresh=fresh), ["en"])
+    write_card(tmp_path, make_config(tiny_llm_folder, fresh=fresh))
     with pytest.raises(InputError, match="llm: the LLM of this model folder is missing"):
         bundled_llm(tmp_path, CPU)
     own = load_llm(make_config(tiny_llm_folder, fresh=fresh).llm, CPU, torch.bfloat16, lora=False)

@@ -73,6 +73,31 @@ def test_one_batch_is_learnt_and_more_codebooks_sound_better(tones, tmp_path):
     assert after["mel_distance"] < after["mel_distance_half"] < before["mel_distance_half"]
 
 
+def test_a_killed_run_that_is_taken_up_ends_with_the_very_same_weights(tones, tmp_path, monkeypatch):
+    """Also of the running counts that decide which codes are revived."""
+    config, folders = TrainConfig(dtype="bf16", checkpoint_minutes=1e-9), [tmp_path / "whole", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+    whole, killed, again = (stage(tones, tones, steps=4) for _ in range(3))
+    torch.manual_seed(7)
+    fit(whole, config, folders[0], CPU, [])
+    losses, loss = [], killed.loss
+
+    def dies(batch, share_done):
+        losses.append(share_done)
+        if len(losses) == 3:
+            raise KeyboardInterrupt
+        return loss(batch, share_done)
+
+    killed.loss = dies  # type: ignore[method-assign]
+    torch.manual_seed(7)
+    with pytest.raises(KeyboardInterrupt):
+        fit(killed, config, folders[1], CPU, [])
+    fit(again, config, folders[1], CPU, [])
+    for name, value in whole.codec.state_dict().items():
+        assert torch.equal(value, again.codec.state_dict()[name]), name
+
+
 def test_the_sampler_state_alone_decides_the_batches(tones):
     one, two = stage(tones, []), stage(tones, [])
     torch.manual_seed(1)

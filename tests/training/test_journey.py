@@ -41,7 +41,8 @@ def record(folder: Path, count: int, first: int) -> str:
 
 def configure(folder: Path, llm: Path, **train_settings: Any) -> Config:
     """Every part as small as it goes, two steps each."""
-    stage = {"steps": 2, "warmup_steps": 1, "accumulation": 1, "validate_every": 1, "batch_seconds": 2.0}
+    steps = {"steps": 2, "warmup_steps": 1, "accumulation": 1, "validate_every": 1}
+    stage = steps | {"batch_seconds": 2.0}
     return check_config(
         {
             "run_dir": str(folder / "run"),
@@ -61,7 +62,7 @@ def configure(folder: Path, llm: Path, **train_settings: Any) -> Config:
             "train": {
                 **{name: stage for name in ("codec", "voice", "speech")},
                 "align": stage | {"teacher_responses": 4, "response_tokens": 6},
-                "reinforce": stage | {"rollouts": 4, "epochs": 1, "response_tokens": 4},
+                "reinforce": steps | {"rollouts": 4, "epochs": 1, "response_tokens": 4},
                 **train_settings,
             },
             "log": {"trackers": []},

@@ -17,7 +17,7 @@ from ira.models.decode import Generated, Sampling, generate
 from ira.models.speech_lm import Memory, SpeechLM
 from ira.models.voice_encoder import VoiceEncoder
 from ira.training.loop import fit
-from ira.training.speech import SpeechTraining, VoiceTable
+from ira.training.speech import SpeechTraining, VoiceTable, spread
 
 CPU = torch.device("cpu")
 START = SamplerState(0, 0, 0)
@@ -221,3 +221,7 @@ def test_voices_kept_for_other_rows_or_weights_are_made_anew(make_shards, tone_c
     with torch.no_grad():
         encoder.mel_in.weight.mul_(1.5)
     assert not torch.allclose(VoiceTable(encoder, tone_codec, many).embeddings, first)
+
+
+def test_what_is_judged_is_spread_over_the_whole_held_out_set():
+    assert spread(range(10), 4) == [0, 3, 6, 9] and spread(range(3), 8) == [0, 1, 2] and spread([], 8) == []
