@@ -189,9 +189,10 @@ class VoiceStage(SoundStage):
 
 
 class SpeechStage(SoundStage):
-    """The attention prior fades out over `guide_share` of the run; `align_weight` scales the forward-sum loss."""
+    """The attention prior fades out over `guide_share` of the run; the weights scale the two attention losses."""
 
-    align_weight: float = Field(default=0.1, ge=0)
+    align_weight: float = Field(default=0.3, ge=0)
+    guide_weight: float = Field(default=2.0, ge=0)
     guide_share: float = Field(default=0.5, ge=0, le=1)
     eos_weight: float = Field(default=5.0, gt=0)
 

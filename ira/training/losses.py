@@ -71,6 +71,21 @@ def forward_sum(scores: Tensor, frames: Tensor, text_lengths: Tensor) -> Tensor:
     return masked_mean(loss / frames.clamp(min=1), counts)
 
 
+def guided_attention(scores: Tensor, frames: Tensor, text_lengths: Tensor, width: float = 0.2) -> Tensor:
+    """Share of the attention that lies off the diagonal of time against text (Tachibana et al. 2018), in 0..1.
+
+    The forward-sum loss alone is content to run through the text in the first frames and to stay at its end.
+
+    Args:
+        scores: [B, T, L] attention logits in fp32, -inf at text padding.
+        frames: [B]; text_lengths: [B], rows of length 0 do not count.
+    """
+    size, length = scores.shape[1:]
+    off = 1 - diagonal_prior(frames, text_lengths, size, length, width).exp()
+    inside = (torch.arange(size, device=frames.device) < frames[:, None]) & (text_lengths > 0)[:, None]
+    return masked_mean((scores.softmax(-1) * off).sum(-1), inside)
+
+
 def diagonal_prior(frames: Tensor, text_lengths: Tensor, size: int, length: int, width: float = 0.1) -> Tensor:
     """Log-weights [B, size, length] that favour the diagonal of time against text, at most 0.
 

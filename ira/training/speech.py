@@ -1,8 +1,8 @@
 """Stage `speech`: token shards with text in, a SpeechLM that says a given text in a given voice out.
 
-Cross-entropy on every codebook, end of speech supervised; a diagonal prior and a forward-sum loss make attention walk
-through the text (Neekhara et al. 2024); text and voice are dropped at random, alone and together, for guidance and
-for listening.
+Cross-entropy on every codebook, end of speech supervised; a diagonal prior, a forward-sum loss (Neekhara et al. 2024)
+and a guided-attention loss (Tachibana et al. 2018) make attention walk through the text at the pace of speech; text
+and voice are dropped at random, alone and together, for guidance and for listening.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ira.models.decode import frame_bound, generate
 from ira.models.speech_lm import SpeechLM
 from ira.models.voice_encoder import VoiceEncoder, embed_tokens
 from ira.training.loop import StepLoss
-from ira.training.losses import codec_cross_entropy, diagonal_prior, forward_sum
+from ira.training.losses import codec_cross_entropy, diagonal_prior, forward_sum, guided_attention
 from ira.training.voice import speaker_of
 
 Item = TypeVar("Item")
@@ -84,9 +84,11 @@ class SpeechTraining:
         rows, voices = batch
         drop_text, drop_voice = self._drops(len(voices))
         prior_scale = max(0.0, 1 - share_done / self.settings.guide_share) if self.settings.guide_share else 0.0
-        ce, align = self._losses(rows, voices, drop_text, drop_voice, prior_scale)
-        metrics = {"cross_entropy": float(ce.detach()), "forward_sum": float(align.detach())}
-        return StepLoss(ce + self.settings.align_weight * align, int(rows.frames.sum()), metrics)
+        losses = self._losses(rows, voices, drop_text, drop_voice, prior_scale)
+        weights = {"cross_entropy": 1.0, "forward_sum": self.settings.align_weight, "guide": self.settings.guide_weight}
+        total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        metrics = {name: float(value.detach()) for name, value in losses.items()}
+        return StepLoss(total, int(rows.frames.sum()), metrics)
 
     def _drops(self, rows: int) -> tuple[Tensor, Tensor]:
         """Which rows lose text and voice: half of `drop_text` loses both, so that listening is trained too."""
@@ -97,7 +99,7 @@ class SpeechTraining:
 
     def _losses(
         self, rows: SpeechBatch, voices: Tensor, drop_text: Tensor, drop_voice: Tensor, prior_scale: float
-    ) -> tuple[Tensor, Tensor]:
+    ) -> dict[str, Tensor]:
         codes, frames, text, lengths = (
             x.to(self.device) for x in (rows.codes, rows.frames, rows.text, rows.text_lengths)
         )
@@ -109,8 +111,13 @@ class SpeechTraining:
             prior = prior.masked_fill(drop_text[:, None, None], 0.0)
         out = self.model(codes, frames, memory, prior=prior, align=True)
         assert out.alignment is not None
-        ce = codec_cross_entropy(out.logits, codes, frames, self.book_weights, self.settings.eos_weight)
-        return ce, forward_sum(out.alignment, frames, told)
+        return {
+            "cross_entropy": codec_cross_entropy(
+                out.logits, codes, frames, self.book_weights, self.settings.eos_weight
+            ),
+            "forward_sum": forward_sum(out.alignment, frames, told),
+            "guide": guided_attention(out.alignment, frames, told),
+        }
 
     def validate(self) -> dict[str, float]:
         """Likelihood of held-out speech without the prior, and how held-out sentences are spoken.
@@ -119,7 +126,7 @@ class SpeechTraining:
         """
         rows = collate(self.judged, self.tokenizer)
         keep = torch.zeros(len(self.judged), dtype=torch.bool, device=self.device)
-        total, book0 = 0.0, 0.0
+        book0, walked, strayed = 0.0, 0.0, 0.0
         for part in torch.arange(len(self.judged)).split(8):
             codes, frames = rows.codes[part].to(self.device), rows.frames[part].to(self.device)
             memory = self.model.condition(
@@ -132,8 +139,11 @@ class SpeechTraining:
             assert out.alignment is not None
             only = torch.eye(self.model.codebooks, device=self.device)[0]
             book0 += float(codec_cross_entropy(out.logits, codes, frames, only, 1.0)) * len(part)
-            total += float(forward_sum(out.alignment, frames, rows.text_lengths[part].to(self.device))) * len(part)
-        figures = {"book0_nll": book0 / len(self.judged), "forward_sum": total / len(self.judged)}
+            lengths = rows.text_lengths[part].to(self.device)
+            walked += float(forward_sum(out.alignment, frames, lengths)) * len(part)
+            strayed += float(guided_attention(out.alignment, frames, lengths)) * len(part)
+        totals = {"book0_nll": book0, "forward_sum": walked, "off_diagonal": strayed}
+        figures = {name: total / len(self.judged) for name, total in totals.items()}
         figures |= self._speak(spread(self.judged, SPOKEN), self.judged_voices[spread(range(len(self.judged)), SPOKEN)])
         return figures | {"score": figures["book0_nll"] + figures["runaway"]}
 

@@ -18,6 +18,7 @@ from ira.training.losses import (
     diagonal_prior,
     distillation,
     forward_sum,
+    guided_attention,
     masked_mean,
     soft_contrastive,
 )
@@ -222,3 +223,25 @@ def test_the_mel_distance_is_zero_for_the_same_sound_and_grows_with_what_is_wron
     noise = torch.randn(1, 1, 4800, generator=torch.Generator().manual_seed(0))
     assert float(mel(tone, tone)) == 0
     assert 0 < float(mel(tone + 1e-4 * noise, tone)) < float(mel(tone + 0.1 * noise, tone))
+
+
+def test_guided_attention_is_the_share_off_the_diagonal_and_hates_running_ahead():
+    frames, lengths = torch.tensor([20, 12]), torch.tensor([5, 3])
+    walking = torch.full((2, 20, 5), -torch.inf)
+    running = walking.clone()
+    for row, (size, length) in enumerate(zip(frames.tolist(), lengths.tolist(), strict=True)):
+        for t in range(20):
+            walking[row, t, min(t * length // size, length - 1)] = 0.0
+            running[row, t, min(t, length - 1)] = 0.0
+    assert guided_attention(walking, frames, lengths) < 0.15
+    assert guided_attention(running, frames, lengths) > 3 * guided_attention(walking, frames, lengths)
+    padded = walking.clone()
+    padded[1, 12:, 0], padded[1, 12:, 2] = 9.0, 0.0  # past the row's frames
+    assert torch.equal(guided_attention(padded, frames, lengths), guided_attention(walking, frames, lengths))
+
+
+def test_guided_attention_by_hand_and_without_text():
+    scores = torch.zeros(1, 2, 2)  # half the attention on each of two characters at each of two frames
+    off = 1 - math.exp(-(0.5**2) / (2 * 0.2**2))
+    assert guided_attention(scores, torch.tensor([2]), torch.tensor([2])).item() == pytest.approx(0.5 * off)
+    assert guided_attention(scores, torch.tensor([2]), torch.tensor([0])).item() == 0.0

@@ -61,7 +61,13 @@ def stage(make_shards):
         vocabulary = CharTokenizer().vocab_size
         model = SpeechLM(config, codebooks=2, codebook_size=SIZE, text_vocab=vocabulary, voice_dim=4)
         settings = SpeechStage(
-            steps=steps, lr=5e-3, warmup_steps=20, batch_seconds=6, accumulation=1, validate_every=160
+            steps=steps,
+            lr=5e-3,
+            warmup_steps=20,
+            batch_seconds=6,
+            accumulation=1,
+            validate_every=160,
+            guide_weight=0.2,  # in words of two letters the diagonal is only roughly where the letters are
         )
         shards = make_shards("train", taught), make_shards("val", rows(HELD_OUT))
         return SpeechTraining(model, voices, *shards, settings, CPU, 75.0)
