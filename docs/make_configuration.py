@@ -36,7 +36,6 @@ MEANINGS = {
     "compact has up to 6, EnCodec has 1.5 and more",
     "speech.width": "D, the width of the transformer and of the states that the adapter reads",
     "llm.fresh": "a shape {hidden, layers, heads, intermediate}: a new LLM with the tokenizer of `llm.name`",
-    "train.reinforce.batch_seconds": "not used: a minibatch is a quarter of `rollouts`",
     "codec.compact.width": "channels",
     "codec.compact.encoder_layers": "ConvNeXt blocks before the quantizer",
     "codec.compact.decoder_layers": "ConvNeXt blocks after it",

@@ -60,7 +60,10 @@ def write_aside(path: str | Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        aside.touch()
+        mode = aside.stat().st_mode
         yield aside
+        aside.chmod(mode)  # safetensors leaves a file that nobody but its owner may read
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)

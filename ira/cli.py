@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from ira import __version__
-from ira.console import Verbs, print_table, progress, warn
+from ira.console import Verbs, print_table, progress, report_rows, warn
 from ira.errors import InputError
 
 if TYPE_CHECKING:
-    from ira.inference.batch import Done
     from ira.inference.pipeline import Pipeline, Spoken
 
 
@@ -92,7 +90,7 @@ def prepare(
     out: Annotated[Path, typer.Option(help="folder of the token shards")],
     config: Annotated[Path | None, typer.Option(help="take the codec of this training configuration")] = None,
     model: ModelOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: data.workers of --config")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Codec tokens of every recording in shards; resumes, and names every row that was refused.
@@ -102,6 +100,8 @@ def prepare(
       ira prepare data/train --out data/shards/train
       ira prepare data/train --out data/shards/train --config configs/tiny.yaml --workers 4
     """
+    from torch.nn import Module
+
     from ira.audio.codec import load_codec
     from ira.config import DataConfig, load_config
     from ira.data.prepare import prepare as make_shards
@@ -115,8 +115,10 @@ def prepare(
     if config:
         settings = load_config(config)
         codec, data = load_codec(settings.codec, Path(settings.run_dir) / "model"), settings.data
+        codec = codec.to(pick_device(device)) if isinstance(codec, Module) else codec
     else:
         codec = bundled_codec(model or EMBEDDED, pick_device(device))
+    workers = workers or data.workers
     report = make_shards(manifests, out, codec, CharTokenizer(), workers=workers, max_seconds=data.max_seconds)
     for problem in report.refused:
         warn(f"{problem.source} row {problem.row}: {problem.message}; {problem.remedy}")
@@ -298,6 +300,40 @@ def respond(
     typer.echo(answer)
 
 
+@app.command("eval")
+def evaluate(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="codec, voice, speak, listen or all")],
+    manifests: Annotated[
+        list[str] | None, typer.Argument(metavar="[MANIFEST]...", help="held-out rows; default: data/test or data/val")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here as JSON")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="at most as many, evenly spread over the rows")] = 60,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """How good a model is on held-out recordings; needs pip install 'ira[eval]'.
+
+    \b
+    Examples:
+      ira eval codec data/test
+      ira eval all data/test --json figures.json
+      ira eval speak data/test --model runs/tiny/model --clips 20
+    """
+    from ira.evaluation.clips import default_manifests
+    from ira.evaluation.report import show, write_report
+    from ira.evaluation.suites import SUITES
+    from ira.evaluation.suites import evaluate as measure
+    from ira.runtime import pick_device
+
+    if suite not in (*SUITES, "all"):
+        raise InputError(f"suite {suite!r} is unknown; give one of {', '.join(SUITES)} or all")
+    with progress(f"{suite}: clips") as advance:
+        found = measure(suite, lambda: open_pipeline(model, device), manifests or default_manifests(), clips, advance)
+    show(found)
+    if json_file:
+        write_report(json_file, suite, str(model or "embedded"), str(pick_device(device)), found)
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/demo"),
@@ -349,20 +385,6 @@ def check_sound_name(path: Path) -> None:
 
     if path.suffix.lower() not in WRITE_FORMATS:
         raise InputError(f"{path}: cannot write format {path.suffix!r}; use one of {' '.join(WRITE_FORMATS)}")
-
-
-def report_rows(done: Iterable[Done]) -> int:
-    """The files written on stdout, what went wrong on stderr; 1 where a row failed, else 0."""
-    failed = total = 0
-    for row in done:
-        total, failed = total + 1, failed + row.failed
-        if row.message:
-            warn(f"{row.name}: {row.message}")
-        if row.file:
-            typer.echo(row.file)
-    if failed:
-        warn(f"{failed} of {total} rows failed")
-    return 1 if failed else 0
 
 
 def save_speech(spoken: Spoken, path: Path) -> None:

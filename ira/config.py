@@ -20,6 +20,7 @@ from ira.errors import InputError
 
 TEXT_HEADS = 4  # attention heads of the small tower that reads descriptions
 STAGES = ("codec", "voice", "speech", "align", "reinforce")
+FRAME_RATE = 75  # of both codecs
 BANDWIDTHS_KBPS = (0.75, 1.5, 3.0, 6.0, 12.0, 24.0)
 StageName = Literal["codec", "voice", "speech", "align", "reinforce"]
 
@@ -259,6 +260,22 @@ class Config(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Config:
+        """What no section can see alone, here rather than after hours of training."""
+        books, weights, steps = self.codec.codebooks, len(self.speech.codebook_weights), self.speech.max_steps
+        if weights < books:
+            kbps = self.codec.bandwidth_kbps
+            raise ValueError(f"speech.codebook_weights has {weights} numbers, {kbps:g} kbps is {books} codebooks")
+        needed = int(self.data.max_seconds * FRAME_RATE) + books + 1
+        if needed > steps:
+            seconds = self.data.max_seconds
+            raise ValueError(f"data.max_seconds {seconds:g} takes {needed} steps, speech.max_steps is {steps}")
+        mixed, layers = self.adapter.mix_layers, self.speech.layers
+        if mixed > layers:
+            raise ValueError(f"adapter.mix_layers {mixed} is more than speech.layers {layers}")
+        return self
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

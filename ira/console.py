@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer._click.exceptions import UsageError
 from typer.core import TyperGroup
 
 from ira.errors import InputError
+
+if TYPE_CHECKING:
+    from ira.inference.batch import Done
 
 
 class Verbs(TyperGroup):
@@ -38,6 +41,20 @@ def print_table(rows: Sequence[tuple[Any, Any]]) -> None:
     width = max(len(str(name)) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name!s:<{width}}  {value}")
+
+
+def report_rows(done: Iterable[Done]) -> int:
+    """The files written on stdout, what went wrong on stderr; 1 where a row failed, else 0."""
+    failed = total = 0
+    for row in done:
+        total, failed = total + 1, failed + row.failed
+        if row.message:
+            warn(f"{row.name}: {row.message}")
+        if row.file:
+            typer.echo(row.file)
+    if failed:
+        warn(f"{failed} of {total} rows failed")
+    return 1 if failed else 0
 
 
 @contextmanager

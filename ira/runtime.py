@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Iterable
@@ -224,8 +225,7 @@ def format_seconds(seconds: float) -> str:
 def _drop_half_line(path: Path) -> None:
     """A killed run may leave an unfinished last line; the next one would be glued to it."""
     if path.exists():
-        content = path.read_bytes()
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 def _missing(package: str, extra: str) -> InputError:

@@ -278,3 +278,9 @@ def test_a_kill_between_the_renames_leaves_a_state_that_loads(tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         save_state(path, {"step": 2})
     assert load_state(path)["step"] == (2 if renames_done == 2 else 1)
+
+
+def test_weights_are_as_readable_as_any_new_file(tmp_path: Path):
+    (tmp_path / "plain").touch()
+    weights = save_tensors(tmp_path, "m", {"a": torch.zeros(2)}, kind="Thing")
+    assert weights.stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -14,7 +14,7 @@ from ira.cli import app
 from ira.inference.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("validate", "prepare", "train", "resynth", "speak", "voice", "listen", "respond", "demo", "doctor")
+VERBS = ("validate", "prepare", "train", "resynth", "speak", "voice", "listen", "respond", "eval", "demo", "doctor")
 
 
 def ira(*args: object) -> Result:
@@ -123,9 +123,11 @@ def test_prepare_makes_shards_with_the_models_codec(
     assert torch.equal(shards[0].codes, codes) and shards[0].text == "one two"
 
 
-def test_prepare_with_a_configuration_takes_the_codec_of_its_run(
-    manifest: Path, tmp_path: Path, tiny_model_folder: Path
+def test_prepare_with_a_configuration_takes_codec_and_workers_of_its_run(
+    manifest: Path, tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    from ira.data import prepare as preparing
+
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model").symlink_to(tiny_model_folder)
     config = tmp_path / "config.yaml"
@@ -137,6 +139,15 @@ def test_prepare_with_a_configuration_takes_the_codec_of_its_run(
     config.write_text(f"run_dir: {tmp_path / 'run'}\ncodec: {{bandwidth_kbps: 3.0}}\n")
     well("prepare", manifest, "--out", tmp_path / "more", "--config", config)
     assert json.loads((tmp_path / "more" / "meta.json").read_text())["codebooks"] == 4
+    config.write_text(config.read_text() + "data: {workers: 3}\n")
+    given, real = [], preparing.prepare
+    monkeypatch.setattr(
+        preparing, "prepare", lambda *args, workers, **rest: given.append(workers) or real(*args, workers=1, **rest)
+    )
+    well("prepare", manifest, "--out", tmp_path / "three", "--config", config)
+    well("prepare", manifest, "--out", tmp_path / "two", "--config", config, "--workers", 2, "--device", "cpu")
+    assert given == [3, 2]
+    assert "'gpu' is unknown" in refused("prepare", manifest, "--out", tmp_path, "--config", config, "--device", "gpu")
     assert "both" in refused("prepare", manifest, "--out", tmp_path / "x", "--config", config, "--model", tmp_path)
     assert "absent" in refused("prepare", manifest, "--out", tmp_path / "x", "--model", tmp_path / "absent")
 

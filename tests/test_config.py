@@ -113,7 +113,9 @@ def test_values_that_do_not_fit_each_other_are_refused(raw: dict, words: str):
 
 @pytest.mark.parametrize(("kbps", "codebooks"), [(0.75, 1), (1.5, 2), (3, 4), (6, 8), (12, 16), (24, 32)])
 def test_the_bandwidth_tells_the_codebooks(kbps: float, codebooks: int):
-    assert check_config({"codec": {"kind": "encodec", "bandwidth_kbps": kbps}}).codec.codebooks == codebooks
+    weights = {"codebook_weights": [1] * 32}
+    config = check_config({"codec": {"kind": "encodec", "bandwidth_kbps": kbps}, "speech": weights})
+    assert config.codec.codebooks == codebooks
 
 
 def test_overrides_win_over_the_file_in_their_order(load):
@@ -168,3 +170,18 @@ def test_a_missing_file_is_refused(tmp_path: Path):
 def test_a_config_does_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Config().device = "cpu"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"speech": {"codebook_weights": [1, 1]}}, "speech.codebook_weights has 2 numbers, 6 kbps is 8 codebooks"),
+        ({"data": {"max_seconds": 110}}, "data.max_seconds 110 takes 8259 steps, speech.max_steps is 8192"),
+        ({"adapter": {"mix_layers": 13}}, "adapter.mix_layers 13 is more than speech.layers 12"),
+    ],
+)
+def test_sections_that_do_not_fit_each_other_are_refused_with_both_values(given, message):
+    with pytest.raises(InputError, match=message):
+        check_config(given)
+    fits = {"data": {"max_seconds": 17}, "speech": {"max_steps": 2048, "codebook_weights": [8, 4, 2, 1]}}
+    check_config(fits | {"codec": {"bandwidth_kbps": 3.0}})

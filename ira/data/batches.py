@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ira.data.shards import Example
 from ira.data.text import CharTokenizer
 from ira.errors import InputError
 
+Item = TypeVar("Item")
 # Examples are sorted by length within about this many batches: enough for little padding, few enough that batches
 # of one epoch and the next hold different company.
 _BATCHES_SORTED_TOGETHER = 50
@@ -40,6 +42,11 @@ class SpeechBatch:
     text: Tensor
     text_lengths: Tensor
     examples: list[Example]
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items, evenly over all of them: held-out sets often stand one after another."""
+    return list(items[:: -(-len(items) // count)]) if items else []
 
 
 def plan_epoch(lengths: Sequence[int] | np.ndarray, batch_frames: int, seed: int, epoch: int) -> list[list[int]]:

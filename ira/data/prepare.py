@@ -69,7 +69,8 @@ def prepare(
     and `written` (the text before it was normalised).
 
     Raises:
-        InputError: `out` holds tokens of another codec, tokenizer or manifest; or no row could be used.
+        InputError: `out` holds tokens of another codec, tokenizer or manifest, or cannot be written; or no row could be
+            used.
     """
     folder = Path(out)
     rows, problems = _read_all(manifests)
@@ -263,7 +264,10 @@ def _claim(folder: Path, meta: dict[str, Any]) -> None:
             raise InputError(mismatch(folder, there, wanted))
         if other := [path for path in old["manifests"] if path not in meta["manifests"]]:
             raise InputError(f"{folder}: holds tokens of {other[0]}; give that manifest as well, or another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder for the shards") from None
     _write(folder / "meta.json", json.dumps(meta, indent=1).encode())
 
 
@@ -303,8 +307,11 @@ def _key(meta: dict[str, Any], rows: list[Row], max_seconds: float) -> str:
 def _write(path: Path, content: bytes) -> None:
     """Aside, to the disk, then renamed: the name never stands for half a file."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free space or give another folder") from None

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
-
 from ira.audio.waveform import save_audio
 from ira.data.text import normalize
 from ira.errors import InputError
@@ -24,6 +22,7 @@ QUESTION = "what is the capital of france?"
 QUESTION_VOICE = "a man with a low voice speaking at a normal pace"
 HEARD_PROMPT = f"Repeat the following word for word: {AUDIO}"
 ANSWER_TOKENS = 32
+NO_WORDS = "I have no words for that."
 REPLY_CHARACTERS = 80  # of the answer are spoken: the demo is to be short
 
 Row = TypeVar("Row")
@@ -48,14 +47,17 @@ def run_demo(pipeline: Pipeline, out: Path, report: Callable[[str], None]) -> De
     with _timed(made, "speak a sentence and a question", report):
         rows = [SpeakRow(SENTENCE, SENTENCE_VOICE), SpeakRow(QUESTION, QUESTION_VOICE)]
         spoken, question = (_good(row) for row in pipeline.speak_batch(rows))
-    _write(made, out / "spoken.wav", spoken.waveform, f"{SENTENCE!r}, {SENTENCE_VOICE}")
-    _write(made, out / "question.wav", question.waveform, f"{QUESTION!r}, {QUESTION_VOICE}")
+    _write(made, out / "spoken.wav", spoken, f"{SENTENCE!r}, {SENTENCE_VOICE}")
+    _write(made, out / "question.wav", question, f"{QUESTION!r}, {QUESTION_VOICE}")
     with _timed(made, "listen to both", report):
         rows = [ListenRow(spoken.waveform, HEARD_PROMPT), ListenRow(question.waveform)]
         made.heard, made.answer = (_good(row) for row in pipeline.listen_batch(rows, ANSWER_TOKENS))
     with _timed(made, "speak the answer", report):
-        reply = pipeline.speak(beginning(normalize(made.answer, strict=False), REPLY_CHARACTERS))
-    _write(made, out / "reply.wav", reply.waveform, f"{reply.text!r}, the default voice")
+        words = beginning(normalize(made.answer, strict=False), REPLY_CHARACTERS)
+        wordless = not any(character.isalpha() for character in words)
+        reply = pipeline.speak(NO_WORDS if wordless else words)
+    instead = "the answer has no words to speak, so a fixed sentence: " if wordless else ""
+    _write(made, out / "reply.wav", reply, f"{instead}{reply.text!r}, the default voice")
     with _timed(made, "draw it", report):
         draw_sound(out / "reply.png", reply.waveform, _title(reply))
     made.files[out / "reply.png"] = "waveform and spectrogram of the reply"
@@ -81,9 +83,9 @@ def _good(row: Row | InputError) -> Row:
     return row
 
 
-def _write(made: Demo, path: Path, waveform: Tensor, what: str) -> None:
-    save_audio(path, waveform)
-    made.files[path] = what
+def _write(made: Demo, path: Path, spoken: Spoken, what: str) -> None:
+    save_audio(path, spoken.waveform)
+    made.files[path] = f"{what}; {spoken.cut_off}" if spoken.cut_off else what
 
 
 def _title(spoken: Spoken) -> str:

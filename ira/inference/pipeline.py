@@ -227,13 +227,14 @@ class Pipeline:
         try:
             sounds = _sounds(row.audio)
             messages = [{"role": "user", "content": place_audio(row.prompt, len(sounds))}]
-            item = PromptItem(messages, [self._hear(sound) for sound in sounds])
+            item = PromptItem(messages, [self.hear(sound) for sound in sounds])
             self.parts.audio_llm.prompts([item])  # raises where the LLM has no room for it
             return item
         except InputError as error:
             return error
 
-    def _hear(self, sound: Sound) -> Tensor:
+    @torch.no_grad()
+    def hear(self, sound: Sound) -> Tensor:
         """A sound as embeddings [q, E]; one that is longer than the SpeechLM reads goes in whole adapter windows."""
         codes = self.parts.codec.encode(self._waveform(sound)[None].to(self.parts.device)).codes
         adapter, room = (

@@ -1,6 +1,6 @@
 """A model folder in, its parts out: what `--model DIR` names and what training writes.
 
-model.json            which codec and which LLM the parts belong to
+model.json            which codec and which LLM the parts belong to, and which parts there are
 codec.* voice.* speech_lm.* adapter.*    NAME.safetensors and NAME.json each (ira.checkpoint)
 lora.*                low-rank weights of the LLM, where it was trained
 llm/                  a whole LLM, only where it was built from scratch
@@ -24,20 +24,24 @@ from ira.models.llm import LanguageModel, load_llm, load_lora_state
 from ira.models.speech_lm import SpeechLM
 
 LORA_KIND = "LoRA"
+PARTS = ("codec", "voice", "speech_lm", "adapter", "lora")
 EMBEDDED = Path(__file__).resolve().parents[1] / "weights" / "tiny"
 
 
 class ModelCard(Section):
-    """model.json: what the parts were trained beside."""
+    """model.json: what the parts were trained beside. `parts` names those that were saved; empty says nothing."""
 
     format: int = 1
     codec: CodecConfig
     llm: LLMConfig
+    parts: list[str] = []
 
 
 def write_card(folder: Path, config: Config) -> None:
-    """Write model.json of a run."""
-    card = ModelCard(codec=config.codec, llm=config.llm)
+    """Write model.json of a run. A part that was stated once stays stated: its loss is to be noticed."""
+    stated = read_model_card(folder).parts if (folder / "model.json").is_file() else []
+    parts = [name for name in PARTS if name in stated or (folder / f"{name}.json").is_file()]
+    card = ModelCard(codec=config.codec, llm=config.llm, parts=parts)
     with write_aside(folder / "model.json") as aside:
         aside.write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -72,12 +76,16 @@ def bundled_codec(folder: Path, device: torch.device) -> Codec:
     return codec.to(device) if isinstance(codec, torch.nn.Module) else codec  # type: ignore[return-value]
 
 
-def bundled_llm(folder: Path, device: torch.device, name: str | None = None, lora: bool = False) -> LanguageModel:
+def bundled_llm(folder: Path, device: torch.device, name: str | None = None, new_lora: bool = False) -> LanguageModel:
     """The LLM of the card (or `name` in its place), with the folder's LoRA where there is one.
 
-    `lora` forces fresh LoRA layers on (training) where the folder has none yet.
+    `new_lora` gives it new LoRA layers instead (training).
+
+    Raises:
+        InputError: the card states a LoRA or an LLM of its own and the folder has none.
     """
-    config = read_model_card(folder).llm
+    card = read_model_card(folder)
+    config = card.llm
     own = folder / "llm"
     if own.is_dir():
         config = config.model_copy(update={"name": str(own), "fresh": None})
@@ -85,19 +93,21 @@ def bundled_llm(folder: Path, device: torch.device, name: str | None = None, lor
         config = config.model_copy(update={"name": name, "fresh": None})
     if config.fresh is not None:  # its weights are nowhere else; a new one at random would answer nonsense
         raise InputError(f"{own}: the LLM of this model folder is missing; copy the whole folder")
-    saved = (folder / "lora.json").is_file()
-    llm = load_llm(config, device, torch.bfloat16, lora=saved or lora)
+    saved = not new_lora and ("lora" in card.parts or (folder / "lora.json").is_file())
+    if saved and not (folder / "lora.json").is_file():  # the other parts are always asked for and say so themselves
+        raise InputError(f"{folder / 'lora.json'}: the LoRA of this model folder is missing; copy the whole folder")
+    llm = load_llm(config, device, torch.bfloat16, lora=saved or new_lora)
     if saved:
         load_lora_state(llm, {key: value.float() for key, value in load_tensors(folder, "lora", LORA_KIND).items()})
     return llm
 
 
-def bundled_audio_llm(folder: Path, device: torch.device, name: str | None = None, lora: bool = False) -> AudioLLM:
+def bundled_audio_llm(folder: Path, device: torch.device, name: str | None = None, new_lora: bool = False) -> AudioLLM:
     """SpeechLM, adapter and LLM of the folder, ready to listen."""
     speech_lm = load_model(SpeechLM, folder, "speech_lm").to(device)
     adapter = load_model(Adapter, folder, "adapter").to(device)
     layers = layers_read(speech_lm, adapter, folder)
-    return AudioLLM(speech_lm, adapter, bundled_llm(folder, device, name, lora), layers).eval()
+    return AudioLLM(speech_lm, adapter, bundled_llm(folder, device, name, new_lora), layers).eval()
 
 
 def layers_read(speech_lm: SpeechLM, adapter: Adapter, source: Path) -> list[int]:

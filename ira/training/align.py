@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ira.config import AlignStage
-from ira.data.batches import SamplerState, batches
+from ira.data.batches import SamplerState, batches, spread
 from ira.data.shards import TokenShards
 from ira.models.audio_llm import AudioLLM, Responses
 from ira.models.llm import lora_off
@@ -43,7 +43,8 @@ class AlignTraining:
         frame_rate: float,
     ) -> None:
         self.audio_llm, self.shards, self.turns, self.settings = audio_llm, shards, turns, settings
-        self.held_out, self.judged, self.device, self.frame_rate = held_out, held_out_turns[:JUDGED], device, frame_rate
+        self.held_out, self.judged = held_out, spread(held_out_turns, JUDGED)
+        self.device, self.frame_rate = device, frame_rate
         self.audio_llm.speech_lm.requires_grad_(False)
         self.weights = UncertaintyWeights(["kl", "end", "cosine"]).to(device)
         if not settings.train_lora:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ira.audio.compact import HOP, CompactCodec
 from ira.audio.waveform import SAMPLE_RATE, load_audio
 from ira.config import CodecStage
+from ira.console import warn
 from ira.data.batches import SamplerState
 from ira.data.manifest import Row
 from ira.errors import InputError
@@ -24,6 +26,7 @@ from ira.training.losses import MultiScaleMel
 CROPS_PER_FILE = 4  # a file costs more to open than to crop
 COMMITMENT = 0.25
 VALIDATION_CROPS = 32
+MAX_SECONDS = 600.0  # a longer recording would fill the memory to give four crops
 
 
 @dataclass
@@ -91,13 +94,14 @@ class CodecTraining:
 def crops(rows: list[Row], samples: int, each: int, generator: torch.Generator) -> Tensor:
     """`each` random crops of every recording [B, 1, samples]; a short one is padded with silence.
 
-    A recording that cannot be read is left out: `ira validate` names it, training goes on.
+    A recording that cannot be read is left out and named once; training goes on.
     """
     pieces = []
     for row in rows:
         try:
-            waveform = load_audio(row.audio)  # type: ignore[arg-type]
-        except InputError:
+            waveform = load_audio(row.audio, max_seconds=MAX_SECONDS)  # type: ignore[arg-type]
+        except InputError as error:
+            _say_once(f"{error}; left out of training")
             continue
         waveform = nn.functional.pad(waveform, (0, max(samples - waveform.shape[-1], 0)))
         starts = torch.randint(0, waveform.shape[-1] - samples + 1, (each,), generator=generator)
@@ -105,6 +109,11 @@ def crops(rows: list[Row], samples: int, each: int, generator: torch.Generator) 
     if not pieces:
         raise InputError(f"{rows[0].audio}: none of {len(rows)} recordings can be read; run ira validate")
     return torch.stack(pieces)
+
+
+@cache
+def _say_once(message: str) -> None:
+    warn(message)
 
 
 def random_gain(waveform: Tensor, generator: torch.Generator) -> Tensor:

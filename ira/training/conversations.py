@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ira.checkpoint import write_aside
 from ira.config import AlignStage
+from ira.data.batches import spread
 from ira.data.shards import Example, TokenShards
 from ira.errors import InputError
 from ira.models.audio_llm import AUDIO, AudioLLM, PromptItem
@@ -44,13 +45,15 @@ class Turn:
 def conversations(
     audio_llm: AudioLLM, shards: TokenShards, settings: AlignStage, limit: int | None = None
 ) -> list[Turn]:
-    """A turn for every row with text: repeating it, or an answer that the teacher wrote (the first `limit` rows).
+    """A turn for every row with text: repeating it, or an answer that the teacher wrote.
 
-    The teacher's answers are greedy, so they follow from the weights and the text; they are kept beside the shards.
-    Rows with an `instruction` and a `response` of their own use those.
+    With `limit`, for so many of the rows, spread over all. The teacher's answers are greedy, so they follow
+    from the weights and the text; they are kept beside the shards. Rows with an `instruction` and a `response` of
+    their own use those.
     """
     examples = [(i, shards[i]) for i in range(len(shards))]
-    spoken = [(i, e) for i, e in examples if e.text][:limit]
+    spoken = [(i, e) for i, e in examples if e.text]
+    spoken = spoken if limit is None else spread(spoken, limit)
     if not spoken:
         raise InputError(f"{shards.folder}: no row has text; the teacher needs transcripts, give a manifest with some")
     own = [Turn(i, _place(e.instruction), e.response) for i, e in spoken if e.instruction and e.response]

@@ -24,6 +24,7 @@ from ira.errors import InputError
 from ira.runtime import Tracker, autocast
 
 BETAS = (0.9, 0.95)
+LONGEST_WARMUP = 0.1  # share of the run
 FLOOR = 0.1  # the schedule ends at this share of the peak learning rate
 BAD_STEPS = 20  # this many non-finite steps in a row end the run
 
@@ -193,6 +194,7 @@ class _Trainer:
         for tracker in self.trackers:
             tracker.log(self.progress.step, self.stage.name, {f"val/{k}": v for k, v in figures.items()})
         figure = figures[self.stage.metric]
+        figure = figure if math.isfinite(figure) else math.inf
         if figure < self.progress.best or not (self.folder / "best.pt").exists():
             self.progress.best = figure
             save_state(self.folder / "best.pt", self._weights())
@@ -210,6 +212,7 @@ class _Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "progress": self.progress.plain(),
                 "rng": torch.get_rng_state(),
+                "device_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             },
         )
         self.last_save = time.monotonic()
@@ -223,6 +226,8 @@ class _Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress.from_plain(state["progress"])
         torch.set_rng_state(state["rng"])
+        if len(state["device_rng"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["device_rng"])
 
     def _load_best(self) -> None:
         self._fill(load_state(self.folder / "best.pt"), self.folder / "best.pt")
@@ -240,8 +245,11 @@ class _Trainer:
 
 
 def schedule(share_done: float, step: int, settings: StageConfig) -> float:
-    """Learning rate: linear warm-up in steps, then cosine over the share of the run that is done, to a tenth."""
-    warm = min(1.0, step / max(settings.warmup_steps, 1))
+    """Learning rate: linear warm-up in steps, then cosine over the share of the run that is done, to a tenth.
+
+    The warm-up is never more than a tenth of the run: one of a minute is to reach its peak too.
+    """
+    warm = min(1.0, max(step / max(settings.warmup_steps, 1), share_done / LONGEST_WARMUP))
     cosine = 0.5 * (1 + math.cos(math.pi * min(share_done, 1.0)))
     return settings.lr * warm * (FLOOR + (1 - FLOOR) * cosine)
 

@@ -170,6 +170,7 @@ class ReinforceTraining:
     def _put(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self._policy().items():
             parameter.copy_(weights[name])
+        torch.clear_autocast_cache()  # it would go on with bf16 copies of the weights from before
 
     def _evaluate(
         self, items: list[PromptItem], responses: list[list[int]], tokens: Tensor

@@ -8,8 +8,8 @@ and voice are dropped at random, alone and together, for guidance and for listen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ira.audio.codec import Codec
 from ira.audio.waveform import LogMel
 from ira.checkpoint import write_aside
 from ira.config import SpeechStage
-from ira.data.batches import SamplerState, SpeechBatch, batches, collate
+from ira.data.batches import SamplerState, SpeechBatch, batches, collate, spread
 from ira.data.shards import Example, TokenShards
 from ira.data.text import CharTokenizer
 from ira.errors import InputError
@@ -32,7 +32,6 @@ from ira.training.loop import StepLoss
 from ira.training.losses import codec_cross_entropy, diagonal_prior, forward_sum, guided_attention
 from ira.training.voice import speaker_of
 
-Item = TypeVar("Item")
 JUDGED = 48  # held-out rows whose likelihood is measured
 SPOKEN = 8  # held-out sentences that are spoken at every validation
 
@@ -160,11 +159,6 @@ class SpeechTraining:
         return {"runaway": float((~spoken.finished).float().mean()), "length_ratio": ratio}
 
 
-def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` of the items, evenly over all of them: held-out sets often stand one after another."""
-    return list(items[:: -(-len(items) // count)]) if items else []
-
-
 class VoiceTable:
     """The voice embedding of every row of a shard folder [N, P], computed once; and of its speaker's other rows."""
 
@@ -194,7 +188,7 @@ class VoiceTable:
     @torch.no_grad()
     def _embed_all(self, shards: TokenShards) -> Tensor:
         """Every row's voice, sorted by length so that little is padding; kept beside the shards for the next run."""
-        kept = shards.folder / f"voices-{parameter_hash(self.encoder)}.npy"
+        kept = shards.folder / f"voices-{parameter_hash(self.encoder)}-{rows_hash(shards.folder)}.npy"
         found = torch.from_numpy(np.load(kept, allow_pickle=False)) if kept.is_file() else torch.zeros(0)
         if len(found) == len(shards):
             return found
@@ -205,6 +199,14 @@ class VoiceTable:
         with write_aside(kept) as aside:
             np.save(aside, out.numpy())
         return out
+
+
+def rows_hash(folder: Path) -> str:
+    """Eight hex digits that change when a row of the shards or what it was made of does."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("shard-*.json"), *folder.glob("index-*.jsonl")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def parameter_hash(module: nn.Module) -> str:

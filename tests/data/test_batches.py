@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ira.data.batches import SamplerState, batches, collate, plan_epoch
+from ira.data.batches import SamplerState, batches, collate, plan_epoch, spread
 from ira.data.shards import Example
 from ira.data.text import CharTokenizer
 from ira.errors import InputError
@@ -91,3 +91,7 @@ def test_collate_pads_with_zeros_and_keeps_every_value():
         assert not batch.codes[i, :, example.frames :].any() and not batch.text[i, batch.text_lengths[i] :].any()
         assert tokenizer.decode(batch.text[i].tolist()) == example.text
     assert batch.examples == examples
+
+
+def test_what_is_judged_is_spread_over_the_whole_held_out_set():
+    assert spread(range(10), 4) == [0, 3, 6, 9] and spread(range(3), 8) == [0, 1, 2] and spread([], 8) == []

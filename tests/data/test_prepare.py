@@ -183,3 +183,12 @@ def test_the_thread_count_of_the_caller_is_left_as_it_was(split, tmp_path, loudn
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(split, tmp_path, loudness):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made .*; give another folder"):
+        run(split, tmp_path / "file" / "out", loudness())
+    (tmp_path / "out" / "meta.json").mkdir(parents=True)
+    with pytest.raises(InputError, match="meta.json: cannot be written"):
+        preparing._write(tmp_path / "out" / "meta.json", b"{}")

@@ -194,9 +194,9 @@ def test_the_answer_follows_the_sound_and_never_the_text(pipeline: Pipeline, mon
 
 def test_sound_longer_than_the_speech_lm_reads_is_heard_in_whole_windows(pipeline: Pipeline):
     queries, per_call = 4, 5  # 398 frames of room hold five windows of 76 frames (1 s, rounded to stacks of 4)
-    heard = pipeline._hear(tone(11.0))
+    heard = pipeline.hear(tone(11.0))
     assert heard.shape == (queries * -(-825 // 76), 32)
-    first = pipeline._hear(tone(11.0)[:, : per_call * 76 * 320])
+    first = pipeline.hear(tone(11.0)[:, : per_call * 76 * 320])
     torch.testing.assert_close(heard[: queries * per_call], first)
 
 

@@ -118,14 +118,15 @@ def test_the_ears_come_back_and_hear_what_they_heard(folder: Path):
 
 def test_without_saved_lora_the_llm_is_the_base_and_fresh_lora_is_the_identity(folder: Path, tiny_llm_folder: Path):
     base = load_llm(LLMConfig(name=str(tiny_llm_folder)), CPU, torch.bfloat16, lora=False)
-    plain, fresh = bundled_llm(folder, CPU), bundled_llm(folder, CPU, lora=True)
+    plain, fresh = bundled_llm(folder, CPU), bundled_llm(folder, CPU, new_lora=True)
     assert not lora_state(plain) and lora_state(fresh)
     assert torch.equal(logits(plain), logits(base)) and torch.equal(logits(fresh), logits(base))
 
 
-def test_saved_lora_is_put_on_whether_asked_for_or_not(folder: Path):
+def test_saved_lora_is_put_on_unless_a_new_one_is_asked_for(folder: Path):
     before, state = logits(bundled_llm(folder, CPU)), save_lora(folder)
-    for llm in (bundled_llm(folder, CPU), bundled_llm(folder, CPU, lora=True), bundled_audio_llm(folder, CPU).llm):
+    assert torch.equal(logits(bundled_llm(folder, CPU, new_lora=True)), before)
+    for llm in (bundled_llm(folder, CPU), bundled_audio_llm(folder, CPU).llm):
         assert lora_state(llm).keys() == state.keys()
         assert all(torch.equal(value.bfloat16(), state[key]) for key, value in lora_state(llm).items())
         assert (logits(llm) - before).abs().max() > 0.01

@@ -132,10 +132,16 @@ def test_a_crop_is_a_piece_of_the_recording_and_a_short_one_is_padded(tones):
     assert float(long[..., SAMPLE_RATE // 2 :].abs().max()) == 0 < float(long[..., : SAMPLE_RATE // 2].abs().max())
 
 
-def test_a_recording_that_cannot_be_read_is_left_out_and_none_at_all_is_an_error(tones, tmp_path):
+def test_a_recording_that_cannot_be_read_is_left_out_and_none_at_all_is_an_error(tones, tmp_path, capsys, monkeypatch):
     (tmp_path / "broken.wav").write_bytes(b"not audio")
     broken, generator = row(tmp_path / "broken.wav"), torch.Generator().manual_seed(0)
-    assert len(crops([broken, tones[0]], 3200, 2, generator)) == 2
+    for _ in range(2):
+        assert len(crops([broken, tones[0]], 3200, 2, generator)) == 2
+    assert capsys.readouterr().err.count("broken.wav") == 1
+    monkeypatch.setattr("ira.training.codec.MAX_SECONDS", 0.2)
+    with pytest.raises(InputError, match="none of 1"):
+        crops([tones[0]], 3200, 2, generator)
+    monkeypatch.undo()
     with pytest.raises(InputError, match="ira validate"):
         crops([broken], 3200, 2, generator)
     with pytest.raises(InputError, match="no row has an audio file"):

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from ira.audio.waveform import SAMPLE_RATE, save_audio
-from ira.checkpoint import weights_hash
+from ira.checkpoint import load_state, save_state, weights_hash
 from ira.config import STAGES, Config, check_config
 from ira.errors import InputError
 from ira.inference.pipeline import Pipeline
 from ira.models.bundle import bundled_audio_llm, bundled_codec, read_model_card
-from ira.training.journey import train
+from ira.training.journey import Run, _aligned_ears, _new_ears, _rows, open_shards, train
 from ira.training.speech import SpeechTraining
 
 CPU = torch.device("cpu")
@@ -58,7 +58,8 @@ def configure(folder: Path, llm: Path, **train_settings: Any) -> Config:
             | {"codebook_weights": [2, 1]},
             "adapter": {"layers": 1, "queries": 2, "window_seconds": 1.0, "width": 16, "heads": 2, "mix_layers": 2},
             "llm": {"name": str(llm), "lora": {"r": 2, "alpha": 4}, "max_new_tokens": 4},
-            "data": {"train": [str(folder / "train")], "val": [str(folder / "val")], "shards": str(folder / "shards")},
+            "data": {"train": [str(folder / "train")], "val": [str(folder / "val")], "shards": str(folder / "shards")}
+            | {"max_seconds": 5.0},
             "train": {
                 **{name: stage for name in ("codec", "voice", "speech")},
                 "align": stage | {"teacher_responses": 4, "response_tokens": 6},
@@ -88,6 +89,10 @@ def copied(finished: Config, folder: Path, *, without: list[str]) -> Config:
         shutil.rmtree(run / stage)
     settings = finished.train.model_copy(update={"checkpoint_minutes": 1e-9})
     return finished.model_copy(update={"run_dir": str(run), "train": settings})
+
+
+def shards_of(config: Config, fingerprint: str) -> Path:
+    return Path(config.data.shards) / fingerprint.replace(":", "-") / "train"
 
 
 def state_of(folder: Path) -> dict[str, int]:
@@ -121,11 +126,13 @@ def test_the_model_folder_speaks_and_listens(finished):
     assert isinstance(pipeline.listen(spoken.waveform), str)
 
 
-def test_a_second_call_trains_nothing(finished):
+def test_a_second_call_trains_nothing(finished, capsys):
     run = Path(finished.run_dir)
     before = {path: time for path, time in state_of(run).items() if Path(path).suffix in (".safetensors", ".pt")}
     lines = (run / "metrics.jsonl").read_text()
     train(finished)
+    said = capsys.readouterr().err
+    assert all(f"{stage}: done" in said for stage in STAGES)
     assert (run / "metrics.jsonl").read_text() == lines
     assert before and before.items() <= state_of(run).items()
 
@@ -161,15 +168,16 @@ def test_a_stage_without_its_predecessor_says_what_is_missing(finished, tmp_path
 def test_a_codec_that_is_tuned_further_is_the_one_that_the_later_stages_use(finished, tmp_path):
     """`codec.path` is where the codec stage starts from; what it makes of it stands in the run's own model folder."""
     codec = finished.codec.model_copy(update={"path": str(Path(finished.run_dir) / "model")})
-    data = finished.data.model_copy(update={"shards": str(tmp_path / "shards")})
-    config = finished.model_copy(update={"run_dir": str(tmp_path / "tuned"), "codec": codec, "data": data})
+    config = finished.model_copy(update={"run_dir": str(tmp_path / "tuned"), "codec": codec})
     train(config, "codec")
-    train(config, "voice")
+    train(config.model_copy(update={"codec": finished.codec}), "voice")  # the path is but where it started from
     own, start = (Path(c.run_dir) / "model" for c in (config, finished))
     assert weights_hash(own, "codec") != weights_hash(start, "codec")
     assert bundled_codec(own, CPU).fingerprint() != bundled_codec(start, CPU).fingerprint()
-    meta = json.loads((tmp_path / "shards" / "train" / "meta.json").read_text())
-    assert meta["fingerprint"]["codec"] == bundled_codec(own, CPU).fingerprint()
+    for model in (own, start):  # side by side in one data.shards
+        fingerprint = bundled_codec(model, CPU).fingerprint()
+        meta = json.loads((shards_of(finished, fingerprint) / "meta.json").read_text())
+        assert meta["fingerprint"]["codec"] == fingerprint
 
 
 def test_a_codec_from_elsewhere_is_kept_in_the_model_folder(finished, tmp_path):
@@ -179,3 +187,63 @@ def test_a_codec_from_elsewhere_is_kept_in_the_model_folder(finished, tmp_path):
     model = train(config, "voice")
     assert bundled_codec(model, CPU).fingerprint() == bundled_codec(source, CPU).fingerprint()
     assert (model / "codec.safetensors").is_file()
+
+
+def test_another_codec_or_llm_is_refused_once_a_stage_is_done(finished, tmp_path):
+    config = copied(finished, tmp_path, without=[])
+    before = state_of(Path(config.run_dir))
+    other = config.model_copy(update={"codec": config.codec.model_copy(update={"bandwidth_kbps": 0.75})})
+    with pytest.raises(InputError, match="codec.bandwidth_kbps 1.5, the configuration has 0.75; give another run_dir"):
+        train(other)
+    other = config.model_copy(update={"llm": config.llm.model_copy(update={"name": "embedded"})})
+    with pytest.raises(InputError, match="llm.name .* has 'embedded'; give another run_dir"):
+        train(other)
+    assert state_of(Path(config.run_dir)) == before
+
+
+def test_encodec_has_no_codec_stage_and_says_so(finished, tmp_path, capsys):
+    codec = finished.codec.model_copy(update={"kind": "encodec"})
+    train(finished.model_copy(update={"run_dir": str(tmp_path / "run"), "codec": codec}), "codec")
+    assert "EnCodec comes trained" in capsys.readouterr().err
+
+
+def test_align_begins_with_new_lora_and_reinforce_with_that_of_align(finished, tmp_path):
+    run = Run(copied(finished, tmp_path, without=[]), tmp_path / "run", CPU)
+    best = load_state(run.folder / "align" / "best.pt")["lora"]
+    for name, tensor in best.items():
+        tensor.fill_(0.25 if "lora_B" in name else 0.5)
+    save_state(run.folder / "align" / "best.pt", {**load_state(run.folder / "align" / "best.pt"), "lora": best})
+    for name, parameter in _aligned_ears(run).language.named_parameters():
+        if name in best:
+            assert torch.equal(parameter.float().cpu(), best[name].float())
+    ears = _new_ears(run, bundled_codec(run.model, CPU))
+    assert not any(bool(p.any()) for name, p in ears.language.named_parameters() if "lora_B" in name)
+    shutil.rmtree(run.folder / "align")
+    with pytest.raises(InputError, match="run --stage align first"):
+        _aligned_ears(run)
+
+
+def test_changed_data_is_followed_and_without_manifests_the_shards_are_used_as_they_are(finished, tmp_path, capsys):
+    record(tmp_path / "train", 4, 0)
+    data = finished.data.model_copy(update={"train": [str(tmp_path / "train")], "shards": str(tmp_path / "shards")})
+    run = Run(finished.model_copy(update={"data": data}), Path(finished.run_dir), CPU)
+    codec = bundled_codec(run.model, CPU)
+    assert len(open_shards(run, codec, "train")) == 4
+    rows = json.loads((tmp_path / "train" / "train.json").read_text())
+    rows[0]["audio_file"] = "audio_files/gone.wav"
+    (tmp_path / "train" / "train.json").write_text(json.dumps(rows))
+    assert len(open_shards(run, codec, "train")) == len(_rows(data.train)) == 3
+    said = capsys.readouterr().err
+    assert "train: 1 rows refused, 3 used; see" in said and "1 rows unusable; run ira validate" in said
+    shutil.rmtree(tmp_path / "train")
+    assert len(open_shards(run, codec, "train")) == 3
+
+
+def test_a_lost_lora_is_noticed(finished, tmp_path):
+    config = copied(finished, tmp_path, without=[])
+    model = Path(config.run_dir) / "model"
+    assert read_model_card(model).parts == ["codec", "voice", "speech_lm", "adapter", "lora"]
+    (model / "lora.json").unlink()
+    train(config)  # nothing is left to do, and what was stated is not forgotten
+    with pytest.raises(InputError, match="lora.json: the LoRA of this model folder is missing"):
+        bundled_audio_llm(model, CPU)

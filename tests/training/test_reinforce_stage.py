@@ -94,9 +94,12 @@ def test_the_ratio_is_exactly_1_on_the_first_minibatch_of_every_collection_and_n
     stage, tmp_path, dtype, weights
 ):
     training = stage(dropout=0.5, dtype=weights, response_tokens=3, steps=16, warmup_steps=0)
-    ratios = run(training, tmp_path / "fit", dtype)["ratio"]  # collections of four minibatches, twice each
+    seen = run(training, tmp_path / "fit", dtype)
+    ratios = seen["ratio"]  # collections of four minibatches, twice each
     assert ratios[0] == 1.0 and ratios[8] == 1.0
     assert all(ratio != 1.0 for number, ratio in enumerate(ratios) if number % 8)
+    assert seen["kl_to_reference"][0] == 0.0  # the policy is still what the stage found
+    assert all(abs(kl) > 1e-4 for kl in seen["kl_to_reference"][8:])  # and then it is not
 
 
 def test_a_collection_gives_every_minibatch_in_every_epoch_and_moves_the_state_at_its_end(stage):

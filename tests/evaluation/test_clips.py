@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ira.audio.waveform import save_audio
+from ira.errors import InputError
+from ira.evaluation.clips import choose, default_manifests, spread
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> str:
+    for name in ("a.wav", "b.ogg"):
+        save_audio(tmp_path / name, torch.zeros(1, 2400))
+    rows = [
+        {"audio_file": "a.wav", "text": "one"},
+        {"audio_file": "b.ogg", "text": "zwei", "language": "de"},
+        {"audio_file": "a.wav", "text": ""},
+        {"audio_file": "gone.wav", "text": "three"},
+        {"text": "no sound"},
+    ]
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    return str(tmp_path / "test.json")
+
+
+@pytest.mark.parametrize("suite, rows", [("codec", [0, 2]), ("voice", [0, 1, 2]), ("speak", [0]), ("listen", [0, 1])])
+def test_each_suite_takes_the_rows_that_suit_it_and_counts_the_others(suite: str, rows: list[int], manifest: str):
+    clips = choose(suite, [manifest], 10)
+    assert [row.number for row in clips.rows] == rows
+    assert clips.unsuited == 4 - len(rows) and clips.refused == 1
+
+
+def test_clips_are_spread_evenly_over_all_rows():
+    assert spread(list(range(10)), 4) == [0, 2, 5, 7]  # type: ignore[arg-type]
+    assert spread([1, 2], 5) == [1, 2]  # type: ignore[arg-type]
+
+
+def test_without_a_row_that_suits_it_says_what_is_wanted(tmp_path: Path):
+    (tmp_path / "test.json").write_text('[{"text": "no sound"}]')
+    with pytest.raises(InputError, match=r"no row for codec; .*\.flac or \.wav"):
+        choose("codec", [str(tmp_path / "test.json")], 10)
+
+
+def test_data_test_comes_before_data_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="give MANIFEST"):
+        default_manifests()
+    Path("data/val").mkdir(parents=True)
+    assert default_manifests() == ["data/val"]
+    Path("data/test").mkdir()
+    assert default_manifests() == ["data/test"]

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from ira.audio.waveform import save_audio
+from ira.cli import app
+from ira.evaluation import suites
+from ira.evaluation.suites import bandwidths, listen_conditions, measure_listen
+from ira.inference.pipeline import Pipeline
+from ira.models.audio_llm import AUDIO
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips of each of two speakers, a broken recording and a row whose file is not there."""
+    folder = tmp_path_factory.mktemp("held-out")
+    rows = []
+    for number, (speaker, gender, hertz) in enumerate(
+        [("a", "male", 110), ("a", "male", 115), ("b", "female", 220), ("b", "female", 230)]
+    ):
+        time = torch.arange(24_000) / 24_000
+        noise = torch.randn(len(time), generator=torch.Generator().manual_seed(number))
+        beat = torch.sin(6.2832 * 3 * time).clamp(min=0.05)
+        save_audio(folder / f"{number}.wav", 0.3 * beat * (torch.sin(6.2832 * hertz * time).sign() + 0.3 * noise))
+        known = {"speaker": speaker, "gender": gender, "description": f"voice {speaker}"}
+        rows.append({"audio_file": f"{number}.wav", "text": ["one", "two", "three", "four"][number], **known})
+    (folder / "broken.wav").write_bytes(b"not a sound")
+    rows += [{"audio_file": "broken.wav", "text": "five"}, {"audio_file": "gone.wav", "text": "six"}]
+    (folder / "test.json").write_text(json.dumps(rows))
+    return folder / "test.json"
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_model_folder: Path) -> Pipeline:
+    return Pipeline.from_folder(tiny_model_folder, "cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_recogniser() -> Iterator[None]:
+    """Hears "three" in anything loud enough: the real one takes seconds over what is no speech."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites, "open_recogniser", lambda: None)
+        patch.setattr(suites, "recognise", lambda _, sound: "three" if float(sound.abs().max()) > 1e-3 else "")
+        yield
+
+
+def ira_eval(*args: object) -> Result:
+    return CliRunner().invoke(app, ["eval", *(str(arg) for arg in args)])
+
+
+WANTED = {
+    "codec": {"pesq@1.5", "stoi@3", "mel@0.75", "pesq_clips@1.5"},
+    "voice": {"recall@1", "recall@10", "chance@1", "gender_accuracy", "speaker_auc", "speaker_eer"},
+    "speak": {"cer_recording", "cer_codec", "cer_spoken", "runaway", "length_ratio", "similarity_spoken"},
+    "listen": {
+        *(f"{measure}_{row}" for measure in ("wer", "logprob") for row in ("text", "audio", "none", "shuffled")),
+        "gap_closed",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def everything(manifest: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The JSON of `ira eval all`, with what stood on stdout."""
+    out = tmp_path_factory.mktemp("figures") / "all.json"
+    result = ira_eval("all", manifest, "--model", tiny_model_folder, "--device", "cpu", "--json", out)
+    assert result.exit_code == 0, result.stderr or result.exception
+    return {**json.loads(out.read_text()), "stdout": result.stdout}
+
+
+@pytest.mark.parametrize("suite", WANTED)
+def test_every_suite_measures_what_it_promises_and_counts_what_it_left_out(suite: str, everything: dict):
+    figures = {k.partition("/")[2]: v for k, v in everything["metrics"].items() if k.startswith(f"{suite}/")}
+    assert WANTED[suite] <= set(figures)
+    assert (figures["clips"], figures["refused"], figures["unsuited"]) == (4, 2, 0)
+    for name, value in figures.items():
+        assert value is None or value == value, name
+
+
+def test_the_file_and_the_table_hold_the_same_names(everything: dict):
+    assert [line.split()[0] for line in everything["stdout"].splitlines()] == list(everything["metrics"])
+    assert everything["suite"] == "all" and everything["device"] == "cpu"
+
+
+def test_figures_of_known_data(everything: dict):
+    figures = everything["metrics"]
+    assert (figures["voice/captions"], figures["voice/chance@1"], figures["voice/recall@10"]) == (2, 0.5, 1.0)
+    assert (figures["voice/same_speaker_pairs"], figures["voice/different_speaker_pairs"]) == (2, 4)
+    assert figures["speak/similarity_clips"] == 4 and figures["speak/similarity_chance"] == 0.5
+    assert figures["speak/similarity_recording"] == 1.0
+    assert figures["speak/cer_recording"] == pytest.approx(13 / 15)  # "three" for one, two, three, four
+    assert figures["listen/logprob_text"] < 0
+
+
+def test_one_suite_gives_the_same_figures_again(manifest: Path, tiny_model_folder: Path, everything: dict):
+    result = ira_eval("speak", manifest, "--model", tiny_model_folder, "--device", "cpu")
+    together = {k.partition("/")[2]: v for k, v in everything["metrics"].items() if k.startswith("speak/")}
+    shown = dict(line.split() for line in result.stdout.splitlines())
+    assert list(shown) == list(together)
+    assert shown["cer_spoken"] == f"{together['cer_spoken']:.4f}"
+    assert shown["length_ratio"] == f"{together['length_ratio']:.4f}"
+
+
+def test_clips_are_limited(manifest: Path, tiny_model_folder: Path):
+    result = ira_eval("voice", manifest, "--clips", 2, "--model", tiny_model_folder, "--device", "cpu")
+    assert result.stdout.split()[:2] == ["clips", "2"]
+
+
+def test_the_codec_is_measured_at_every_bandwidth_that_it_has(pipeline: Pipeline):
+    assert bandwidths(pipeline.parts.codec) == {3.0: 4, 1.5: 2, 0.75: 1}
+
+
+def test_the_four_rows_of_listening_are_given_different_things():
+    sounds = [torch.zeros(2, 4), torch.ones(3, 4)]
+    rows = listen_conditions(["one", f"two {AUDIO}"], sounds)
+    content = {name: [item.messages[0]["content"] for item in items] for name, items in rows.items()}
+    assert content["text"] == ["Repeat the following word for word: one", "Repeat the following word for word: two  "]
+    assert content["audio"] == content["shuffled"] == [f"Repeat the following word for word: {AUDIO}"] * 2
+    assert content["none"] == ["Repeat the following word for word:"] * 2
+    assert [item.audio for item in rows["text"] + rows["none"]] == [[]] * 4
+    assert [item.audio[0] is sound for item, sound in zip(rows["audio"], sounds, strict=True)] == [True, True]
+    assert [item.audio[0] is sound for item, sound in zip(rows["shuffled"], sounds, strict=True)] == [False, False]
+
+
+def test_a_single_clip_has_no_other_sound(pipeline: Pipeline, manifest: Path):
+    rows = suites.choose("listen", [str(manifest)], 1).rows
+    measured, figures = measure_listen(pipeline, rows, lambda _: None)
+    assert measured == 1 and figures["logprob_shuffled"] is None and figures["logprob_audio"] is not None
+
+
+def test_log_chances_are_those_of_the_transcript(pipeline: Pipeline):
+    """A model that is certain of nothing gives every token the same chance."""
+    (item,) = listen_conditions(["one"], [])["text"]
+    head = pipeline.parts.audio_llm.language.get_output_embeddings()
+    kept = head.weight.detach().clone()
+    try:
+        head.weight.data.zero_()
+        (chance,) = suites._log_chances(pipeline, [item], ["one"])
+    finally:
+        head.weight.data.copy_(kept)
+    assert chance == pytest.approx(-torch.tensor(float(len(head.weight))).log().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "args, line",
+    [
+        (["sing"], "suite 'sing' is unknown"),
+        (["codec", "nowhere"], "nowhere: no such file or folder"),
+        (["codec"], "give MANIFEST"),
+    ],
+)
+def test_bad_input_is_one_line(args: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    result = ira_eval(*args)
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and line in result.stderr
+
+
+@pytest.mark.parametrize("suite, package", [("codec", "pesq"), ("speak", "pocketsphinx"), ("listen", "jiwer")])
+def test_a_missing_package_is_one_line_before_any_work(
+    suite: str, package: str, manifest: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    result = ira_eval(suite, manifest, "--model", "no-such-model")
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert package in result.stderr and "pip install 'ira[eval]'" in result.stderr
