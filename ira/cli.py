@@ -311,7 +311,7 @@ def evaluate(
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """How good a model is on held-out recordings; needs pip install 'ira[eval]'.
+    """How good a model is on held-out recordings; needs the extra: pip install -e '.[eval]'.
 
     \b
     Examples:

@@ -287,7 +287,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     raw, twice = _read_yaml(Path(path))
     for item in overrides or []:
         _apply_override(raw, item)
-    return check_config(raw, str(path), twice)
+    return check_config(raw, f"{path} with {' '.join(overrides)}" if overrides else str(path), twice)
 
 
 def check_config(raw: dict[str, Any], source: str = "config", mistakes: Sequence[str] = ()) -> Config:

@@ -230,5 +230,5 @@ def _drop_half_line(path: Path) -> None:
 
 def _missing(package: str, extra: str) -> InputError:
     return InputError(
-        f"the package {package} is not installed; pip install 'ira[{extra}]' or drop it from log.trackers"
+        f"{package} is not installed; run pip install -e '.[{extra}]' in the clone, or drop it from log.trackers"
     )

@@ -173,7 +173,7 @@ def test_jsonl_is_always_among_the_trackers(tmp_path: Path):
 def test_a_tracker_without_its_package_names_the_extra(tmp_path: Path, monkeypatch, name: str, extra: str):
     for module in (name, "torch.utils.tensorboard"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError, match=rf"{name} is not installed; pip install 'ira\[{extra}\]'"):
+    with pytest.raises(InputError, match=rf"{name} is not installed; run pip install -e '\.\[{extra}\]'"):
         make_trackers([name], tmp_path, "ira")
 
 

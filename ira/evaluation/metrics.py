@@ -29,7 +29,9 @@ def package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise InputError(f"{name} is not installed; this measure wants it; pip install 'ira[eval]'") from None
+        raise InputError(
+            f"{name} is not installed; this measure wants it; pip install -e '.[eval]' in the clone of ira"
+        ) from None
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -71,7 +71,7 @@ def _id(entry: dict[str, Any], seen: set[str]) -> str:
     """The id as text. It becomes a file name, so it may not lead anywhere else."""
     given = entry.get("id")
     if not isinstance(given, (str, int)) or isinstance(given, bool):
-        raise InputError(f"id is {given!r:.40}, text is wanted; give each row an id of its own")
+        raise InputError(f"id is {given!r:.40}; a name is wanted; give each row an id of its own")
     name = str(given)
     plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and name.strip(". ") == name
     if not name or not plain or len(name.encode()) > LONGEST_ID:

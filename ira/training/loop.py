@@ -134,7 +134,7 @@ class _Trainer:
         """How far the run is, in steps or in minutes, whichever ends first."""
         by_steps = self.progress.step / self.stage.settings.steps
         minutes = self.train.max_minutes
-        return max(by_steps, self.progress.seconds / (60 * minutes) if minutes else 0.0)
+        return min(1.0, max(by_steps, self.progress.seconds / (60 * minutes) if minutes else 0.0))
 
     def _finished(self) -> bool:
         return self.share_done() >= 1.0

@@ -75,5 +75,5 @@ def test_silence_has_no_pesq():
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
-    with pytest.raises(InputError, match=r"jiwer is not installed.*pip install 'ira\[eval\]'"):
+    with pytest.raises(InputError, match=r"jiwer is not installed.*pip install -e '\.\[eval\]'"):
         metrics.cer(["a"], ["a"])

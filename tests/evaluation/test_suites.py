@@ -169,4 +169,4 @@ def test_a_missing_package_is_one_line_before_any_work(
     monkeypatch.setitem(sys.modules, package, None)
     result = ira_eval(suite, manifest, "--model", "no-such-model")
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
-    assert package in result.stderr and "pip install 'ira[eval]'" in result.stderr
+    assert package in result.stderr and "pip install -e '.[eval]'" in result.stderr
