@@ -45,8 +45,8 @@ class SpeechBatch:
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` of the items, evenly over all of them: held-out sets often stand one after another."""
-    return list(items[:: -(-len(items) // count)]) if items else []
+    """`count` of the items, evenly over all of them (held-out sets often stand one after another), or all if fewer."""
+    return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
 
 
 def plan_epoch(lengths: Sequence[int] | np.ndarray, batch_frames: int, seed: int, epoch: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ira.data.batches import spread
 from ira.data.manifest import Row, read_manifest
 from ira.errors import InputError
 
@@ -58,11 +59,6 @@ WANTED = {
     "speak": "English recordings with their text are wanted: that is what the recogniser knows",
     "listen": "recordings with their text are wanted",
 }
-
-
-def spread(rows: Sequence[Row], count: int) -> list[Row]:
-    """`count` of the rows, as evenly spread over them as can be; all where there are no more."""
-    return [rows[i * len(rows) // count] for i in range(count)] if count < len(rows) else list(rows)
 
 
 def _suits(suite: str, row: Row) -> bool:

@@ -18,7 +18,6 @@ from ira.audio.compact import CompactCodec
 from ira.checkpoint import load_model, load_state, load_weights, save_model, save_tensors, write_aside
 from ira.config import STAGES, Config, StageName
 from ira.console import warn
-from ira.data.batches import spread
 from ira.data.manifest import Row, read_manifest
 from ira.data.prepare import prepare
 from ira.data.shards import Fingerprint, TokenShards
@@ -42,7 +41,7 @@ from ira.training.align import AlignTraining
 from ira.training.codec import CodecTraining
 from ira.training.conversations import conversations
 from ira.training.loop import Stage, fit
-from ira.training.reinforce import JUDGED, ReinforceTraining
+from ira.training.reinforce import ReinforceTraining
 from ira.training.speech import SpeechTraining, VoiceTable
 from ira.training.voice import VoiceTraining
 
@@ -172,7 +171,7 @@ def _reinforce(run: Run) -> Built:
     shards, held_out = open_shards(run, codec, "train"), open_shards(run, codec, "val")
     audio_llm = _aligned_ears(run)
     turns = conversations(audio_llm, shards, run.config.train.align)
-    judged = spread(conversations(audio_llm, held_out, run.config.train.align, limit=HELD_OUT_TURNS), JUDGED)
+    judged = conversations(audio_llm, held_out, run.config.train.align, limit=HELD_OUT_TURNS)
     stage = ReinforceTraining(audio_llm, shards, turns, held_out, judged, run.config.train.reinforce, run.device)
     return stage, lambda: _publish_ears(run, audio_llm)
 

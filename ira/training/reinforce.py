@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ira.config import ReinforceStage
-from ira.data.batches import SamplerState
+from ira.data.batches import SamplerState, spread
 from ira.data.shards import TokenShards
 from ira.models.audio_llm import AudioLLM, PromptItem, Responses
 from ira.training import ppo
@@ -82,7 +82,7 @@ class ReinforceTraining:
         reward: Reward | None = None,
     ) -> None:
         self.audio_llm, self.shards, self.turns, self.settings = audio_llm, shards, turns, settings
-        self.held_out, self.judged, self.device = held_out, held_out_turns[:JUDGED], device
+        self.held_out, self.judged, self.device = held_out, spread(held_out_turns, JUDGED), device
         self.custom_reward = reward
         self.audio_llm.speech_lm.requires_grad_(False)
         self.audio_llm.adapter.requires_grad_(False)

@@ -94,4 +94,5 @@ def test_collate_pads_with_zeros_and_keeps_every_value():
 
 
 def test_what_is_judged_is_spread_over_the_whole_held_out_set():
-    assert spread(range(10), 4) == [0, 3, 6, 9] and spread(range(3), 8) == [0, 1, 2] and spread([], 8) == []
+    assert spread(range(10), 4) == [0, 2, 5, 7] and spread(range(3), 8) == [0, 1, 2] and spread([], 8) == []
+    assert len(set(spread(range(69), 48))) == 48  # as many as were asked for, not every second one

@@ -8,7 +8,7 @@ import torch
 
 from ira.audio.waveform import save_audio
 from ira.errors import InputError
-from ira.evaluation.clips import choose, default_manifests, spread
+from ira.evaluation.clips import choose, default_manifests
 
 
 @pytest.fixture
@@ -31,11 +31,6 @@ def test_each_suite_takes_the_rows_that_suit_it_and_counts_the_others(suite: str
     clips = choose(suite, [manifest], 10)
     assert [row.number for row in clips.rows] == rows
     assert clips.unsuited == 4 - len(rows) and clips.refused == 1
-
-
-def test_clips_are_spread_evenly_over_all_rows():
-    assert spread(list(range(10)), 4) == [0, 2, 5, 7]  # type: ignore[arg-type]
-    assert spread([1, 2], 5) == [1, 2]  # type: ignore[arg-type]
 
 
 def test_without_a_row_that_suits_it_says_what_is_wanted(tmp_path: Path):
