@@ -5,6 +5,6 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    from ira.cli import app
+    from ira.cli.app import app
 
     app(["train", *sys.argv[1:]], prog_name="python main.py")

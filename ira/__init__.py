@@ -16,7 +16,7 @@ Shapes: B batch, N samples, T codec frames, K codebooks, S steps, L text tokens,
 E LLM width, V codebook size, H heads, M mel bins.
 
 Trained by `ira train` in five stages (ira.training), judged by `ira eval` (ira.evaluation), used through the command
-`ira` (ira.cli) or ira.inference.pipeline.
+`ira` (ira.cli.app) or ira.inference.pipeline.
 """
 
 __version__ = "0.1.0"

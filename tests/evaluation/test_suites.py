@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from ira.audio.waveform import save_audio
-from ira.cli import app
+from ira.cli.app import app
 from ira.evaluation import suites
 from ira.evaluation.suites import bandwidths, listen_conditions, measure_listen
 from ira.inference.pipeline import Pipeline

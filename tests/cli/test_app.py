@@ -10,11 +10,11 @@ import torch
 from typer.testing import CliRunner, Result
 
 from ira.audio.waveform import load_audio, save_audio
-from ira.cli import app
+from ira.cli.app import app
 from ira.inference.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("validate", "prepare", "train", "resynth", "speak", "voice", "listen", "respond", "eval", "demo", "doctor")
+VERBS = ("validate", "prepare", "train", "eval", "resynth", "speak", "voice", "listen", "respond", "demo", "doctor")
 
 
 def ira(*args: object) -> Result:
@@ -78,7 +78,7 @@ def test_help_of_every_verb_has_examples_and_there_are_these_verbs():
 
 
 def test_help_comes_without_loading_a_model_library():
-    code = "import sys; from ira.cli import app\ntry: app(['--help'])\nfinally: sys.exit('torch' in sys.modules)"
+    code = "import sys; from ira.cli.app import app\ntry: app(['--help'])\nfinally: sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
 

@@ -1,0 +1,186 @@
+"""Verbs for sound: copy it, speak, keep a voice, listen, answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ira.cli.options import DeviceOption, ModelOption, app, open_pipeline
+from ira.console import progress, report_rows, warn
+from ira.errors import InputError
+
+if TYPE_CHECKING:
+    from ira.inference.pipeline import Spoken
+
+SeedOption = Annotated[int, typer.Option("--seed", help="the same seed gives the same speech")]
+LanguageOption = Annotated[str, typer.Option("--language", help="how numbers are read out: en, de or nl")]
+VoiceOption = Annotated[
+    str | None,
+    typer.Option("--voice", help='a recording, a saved NAME.voice, or words such as "a calm woman"'),
+]
+
+
+@app.command()
+def resynth(
+    audio: Annotated[str, typer.Argument(metavar="AUDIO")],
+    out: Annotated[Path, typer.Option(help="sound file to write")],
+    bandwidth: Annotated[float | None, typer.Option(metavar="KBPS", help="1.5, 3, 6, 12 or 24")] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """What the codec makes of a recording.
+
+    \b
+    Examples:
+      ira resynth speech.wav --out coded.wav
+      ira resynth speech.wav --out coded.wav --bandwidth 1.5
+    """
+    check_sound_name(out)
+    pipeline = open_pipeline(model, device)
+    pipeline.save_audio(pipeline.resynth(audio, bandwidth), out)
+    typer.echo(out)
+
+
+@app.command()
+def speak(
+    text: Annotated[str | None, typer.Argument(metavar="TEXT")] = None,
+    voice: VoiceOption = None,
+    out: Annotated[Path | None, typer.Option(help="sound file; with --batch a folder")] = None,
+    seed: SeedOption = 0,
+    language: LanguageOption = "en",
+    batch: Annotated[Path | None, typer.Option(metavar="ROWS.jsonl", help="speak every row of a file")] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Text to speech, in a voice from a recording, a saved voice or words; prints the file written.
+
+    \b
+    Examples:
+      ira speak "Good morning."                          (writes speech.wav)
+      ira speak "Good morning." --voice me.wav --out morning.wav --seed 3
+      ira speak "Good morning." --voice "a man with a low voice" --out morning.flac
+      ira speak --batch rows.jsonl --out spoken/         rows: {"id","text","voice","seed"} -> spoken/ID.wav
+    """
+    if (text is None) == (batch is None):
+        raise InputError("give either a TEXT or --batch ROWS.jsonl; see ira speak --help")
+    if batch is not None:
+        if out is None:
+            raise InputError("--batch without --out; give the folder for the sound files")
+        from ira.inference.batch import speak_rows
+
+        with progress("speaking") as said:
+            raise typer.Exit(report_rows(speak_rows(open_pipeline(model, device), batch, out, said)))
+    path = out or Path("speech.wav")
+    check_sound_name(path)
+    pipeline = open_pipeline(model, device)
+    with progress("speaking") as said:
+        spoken = pipeline.speak(text or "", voice, seed, language, said)
+    save_speech(spoken, path)
+    typer.echo(path)
+
+
+@app.command()
+def voice(
+    reference: Annotated[str, typer.Argument(metavar="REF", help='a recording, or words such as "a calm woman"')],
+    save: Annotated[Path, typer.Option(metavar="NAME.voice", help="file to write")],
+    consent: Annotated[str, typer.Option(help="who allowed the use of this voice, and for what")] = "",
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Keep a voice: its embedding, the model it belongs to, what it came from, and a note of consent.
+
+    \b
+    Examples:
+      ira voice anna.wav --save anna.voice --consent "Anna, 2 May, for our audio guide"
+      ira voice "a calm man with a low voice" --save calm.voice
+      ira speak "Good morning." --voice calm.voice
+    """
+    from ira.inference.voice_file import save_voice
+
+    pipeline = open_pipeline(model, device)
+    made = pipeline.voice_of(reference)
+    save_voice(save, made, consent)
+    if made.source.startswith("sha256:") and not consent:
+        warn("no consent is noted; add --consent where this is the voice of a person")
+    typer.echo(save)
+
+
+@app.command()
+def listen(
+    audio: Annotated[list[str] | None, typer.Argument(metavar="AUDIO")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="what to ask; <|audio|> marks the sound's place, at the end by default"),
+    ] = None,
+    batch: Annotated[Path | None, typer.Option(metavar="ROWS.jsonl", help="answer every row of a file")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="answers of --batch")] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """The language model's answer to or about a recording, on stdout alone.
+
+    \b
+    Examples:
+      ira listen question.wav
+      ira listen speech.wav --prompt "What is this about?"
+      ira listen --batch rows.jsonl --out answers.jsonl
+        rows: {"id","audio","prompt"}, audio a path, a list or null -> {"id","answer"}
+    """
+    if batch is not None:
+        if audio or prompt or out is None:
+            raise InputError("--batch goes with --out FILE.jsonl and with neither AUDIO nor --prompt; see --help")
+        from ira.inference.batch import listen_rows
+
+        with progress("listening") as heard:
+            code = report_rows(listen_rows(open_pipeline(model, device), batch, out, heard))
+        typer.echo(out)
+        raise typer.Exit(code)
+    if out is not None:
+        raise InputError("--out goes with --batch; a single answer goes to stdout")
+    if not audio and not prompt:
+        raise InputError("nothing to listen to; give an AUDIO file, or --batch ROWS.jsonl")
+    typer.echo(open_pipeline(model, device).listen(list(audio or []), prompt))
+
+
+@app.command()
+def respond(
+    audio: Annotated[str, typer.Argument(metavar="AUDIO")],
+    out: Annotated[Path, typer.Option(help="sound file for the spoken answer")],
+    prompt: Annotated[str | None, typer.Option(help="what to do with the recording")] = None,
+    voice: VoiceOption = None,
+    seed: SeedOption = 0,
+    language: LanguageOption = "en",
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Speech in, speech out; prints the answer's text.
+
+    \b
+    Examples:
+      ira respond question.wav --out answer.wav
+      ira respond question.wav --out answer.wav --voice "a calm woman"
+    """
+    check_sound_name(out)
+    pipeline = open_pipeline(model, device)
+    with progress("answering") as said:
+        answer, spoken = pipeline.respond(audio, prompt, voice, seed, language, progress=said)
+    save_speech(spoken, out)
+    typer.echo(answer)
+
+
+def check_sound_name(path: Path) -> None:
+    """Before the work, not after it."""
+    from ira.audio.waveform import WRITE_FORMATS
+
+    if path.suffix.lower() not in WRITE_FORMATS:
+        raise InputError(f"{path}: cannot write format {path.suffix!r}; use one of {' '.join(WRITE_FORMATS)}")
+
+
+def save_speech(spoken: Spoken, path: Path) -> None:
+    from ira.audio.waveform import save_audio
+
+    save_audio(path, spoken.waveform)
+    if spoken.cut_off:
+        warn(f"{path}: {spoken.cut_off}")
