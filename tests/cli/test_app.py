@@ -13,7 +13,7 @@ from ira.audio.waveform import load_audio, save_audio
 from ira.cli.app import app
 from ira.inference.pipeline import Pipeline
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VERBS = ("validate", "prepare", "train", "eval", "resynth", "speak", "voice", "listen", "respond", "demo", "doctor")
 
 
