@@ -36,6 +36,8 @@ MEANINGS = {
     "compact has up to 6, EnCodec has 1.5 and more",
     "speech.width": "D, the width of the transformer and of the states that the adapter reads",
     "llm.fresh": "a shape {hidden, layers, heads, intermediate}: a new LLM with the tokenizer of `llm.name`",
+    "codec.compact.transform": "`fourier`: hears log-mel, speaks magnitudes and phases; `cosine`: hears the waveform "
+    "too, speaks real coefficients, and keeps phases",
     "codec.compact.width": "channels",
     "codec.compact.encoder_layers": "ConvNeXt blocks before the quantizer",
     "codec.compact.decoder_layers": "ConvNeXt blocks after it",

@@ -5,8 +5,8 @@ A model is `FOLDER/NAME.safetensors` (the tensors) beside `FOLDER/NAME.json` (th
     {"format": 1, "kind": "SpeechLM", "hparams": {...}, "sha256": "...", "extra": {...}}
 
 `kind` is the class name, `hparams` are JSON-able constructor arguments, `sha256` is that of the safetensors file.
-The trainer's own state is a third kind of file, written by torch and read back with weights only. Every file is
-written aside, flushed to the disk and renamed, so that a killed process leaves the old file or the new one.
+Every file is written aside, flushed to the disk and renamed, so that a killed process leaves the old file or the new
+one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import secrets
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -28,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ira.errors import InputError
+from ira.reading import parse_json, read_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,7 +71,8 @@ def write_aside(path: str | Path) -> Iterator[Path]:
             f"{path}: cannot be written ({error}); choose a folder that can be written, with room"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file there is nothing to remove
+            aside.unlink(missing_ok=True)
 
 
 def save_model(
@@ -109,7 +109,7 @@ def save_tensors(
     _to_json(card)  # what JSON cannot hold fails here, before the old weights are replaced
     with write_aside(weights) as aside:
         save_file({key: _for_disk(value, dtype) for key, value in tensors.items()}, aside)
-        card["sha256"] = _sha256(aside)
+        card["sha256"] = sha256_of(aside)
     with write_aside(card_path) as aside:
         aside.write_text(_to_json(card), encoding="utf-8")
     return weights
@@ -126,8 +126,12 @@ def load_model(cls: type[Model], folder: str | Path, name: str) -> Model:
     card = read_card(folder, name)
     tensors = load_tensors(folder, name, cls.__name__)
     try:
+        with torch.device("meta"):  # a sketch without memory: a card may ask for more layers than the file holds
+            _check_fit(cast(nn.Module, cls.from_hparams(card["hparams"])), tensors, _files(folder, name)[0])
         model = cls.from_hparams(card["hparams"])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise InputError(
             f"{_files(folder, name)[1]}: {cls.__name__} cannot be built from its hparams ({_one_line(error)}); "
             "load it with the version of ira that wrote it"
@@ -152,7 +156,7 @@ def load_tensors(folder: str | Path, name: str, kind: str) -> dict[str, Tensor]:
         )
     if not weights.is_file():
         raise InputError(f"{weights}: is missing beside its card; copy both files of the model")
-    if _sha256(weights) != card["sha256"]:
+    if sha256_of(weights) != card["sha256"]:
         raise InputError(
             f"{weights}: does not match the sha256 in {card_path.name} (damaged or half copied); copy both again"
         )
@@ -166,12 +170,12 @@ def read_card(folder: str | Path, name: str) -> dict[str, Any]:
     """The JSON beside the weights, checked: format, and that kind, hparams, sha256 and extra are there."""
     path = _files(folder, name)[1]
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = parse_json(read_text(path))
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); give a model folder that holds {path.name}"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: is not JSON ({_one_line(error)}); copy the model again") from error
     wanted = {"kind": str, "hparams": dict, "sha256": str, "extra": dict}
     if not isinstance(card, dict) or "format" not in card:
@@ -188,45 +192,6 @@ def weights_hash(folder: str | Path, name: str) -> str:
     return read_card(folder, name)["sha256"]
 
 
-def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Write the trainer's state (tensors and plain values in dicts, lists, tuples) with its sha256 in PATH.sha256.
-
-    The hash file names both the new and the old content until the new one stands, so a kill at any moment leaves a
-    state that loads.
-
-    Raises:
-        TypeError: the state holds something that could not be read back.
-    """
-    path = Path(path)
-    _check_plain(state, "state")
-    old = _sha256(path) if path.is_file() else ""
-    with write_aside(path) as aside:
-        torch.save(state, aside)
-        new = _sha256(aside)
-        _write_hashes(path, new, old)
-    _write_hashes(path, new)
-
-
-def load_state(path: str | Path) -> dict[str, Any]:
-    """Read what `save_state` wrote, on the CPU.
-
-    Raises:
-        InputError: a file is missing, damaged, or holds more than tensors and plain values.
-    """
-    path, hashes = Path(path), _hash_path(Path(path))
-    if not path.is_file() or not hashes.is_file():
-        missing = path if not path.is_file() else hashes
-        raise InputError(f"{missing}: is missing; a training state is {path.name} with {hashes.name} beside it")
-    if _sha256(path) not in hashes.read_text(encoding="utf-8", errors="replace").split():
-        raise InputError(f"{path}: does not match {hashes.name} (damaged or half copied); resume from an earlier state")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(
-            f"{path}: is not a training state ({_one_line(error)}); resume from an earlier state"
-        ) from error
-
-
 def _files(folder: str | Path, name: str) -> tuple[Path, Path]:
     """Paths of the tensors and of the card."""
     folder = Path(folder)
@@ -240,17 +205,26 @@ def _files(folder: str | Path, name: str) -> tuple[Path, Path]:
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copy tensors into the module; every name and shape must agree."""
+    """Copy tensors into the module, if they fit it."""
+    _check_fit(module, tensors, source)
+    module.load_state_dict(tensors)
+
+
+def _check_fit(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Every name and shape must agree, numbers with a point be such numbers, and each of them finite."""
     own = module.state_dict()
     wrong = [f"{key} is missing" for key in own.keys() - tensors.keys()]
     wrong += [f"{key} is not part of {type(module).__name__}" for key in tensors.keys() - own.keys()]
     for key in own.keys() & tensors.keys():
         if own[key].shape != tensors[key].shape:
             wrong.append(f"{key} is {list(tensors[key].shape)}, {list(own[key].shape)} is wanted")
+        elif own[key].is_floating_point() != tensors[key].is_floating_point():
+            wrong.append(f"{key} is {tensors[key].dtype}, {own[key].dtype} is wanted")
+        elif not torch.isfinite(tensors[key].float()).all():
+            wrong.append(f"{key} holds NaN or infinity")
     if wrong:
         shown = "; ".join(sorted(wrong)[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise InputError(f"{source}: does not fit {type(module).__name__}: {shown}; use the config it was trained with")
-    module.load_state_dict(tensors)
 
 
 def _to_json(card: dict[str, Any]) -> str:
@@ -263,34 +237,13 @@ def _for_disk(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     return value.detach().to("cpu", wanted, copy=True).contiguous()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file of any size, in hex digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _hash_path(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _write_hashes(path: Path, *hashes: str) -> None:
-    with write_aside(_hash_path(path)) as aside:
-        aside.write_text("\n".join(hashes) + "\n", encoding="utf-8")
-
-
-def _check_plain(value: Any, where: str) -> None:
-    """Refuse at saving time what weights-only loading would refuse after the run was killed."""
-    if type(value) in (dict, OrderedDict):
-        for key, item in value.items():
-            _check_plain(key, f"{where}: a key")
-            _check_plain(item, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for number, item in enumerate(value):
-            _check_plain(item, f"{where}[{number}]")
-    elif type(value) not in (Tensor, nn.Parameter, int, float, bool, str, type(None)):
-        raise TypeError(f"{where} is a {type(value).__name__}; only tensors and plain values can be read back")
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ira.errors import InputError
+from ira.reading import parse_yaml, read_yaml
 
 TEXT_HEADS = 4  # attention heads of the small tower that reads descriptions
 STAGES = ("codec", "voice", "speech", "align", "reinforce")
 FRAME_RATE = 75  # of both codecs
+# Beyond anything that is trained: a slip of the keyboard is refused here, not by a machine without memory.
+MOST_LAYERS, WIDEST, LARGEST = 512, 65_536, 2**63
 BANDWIDTHS_KBPS = (0.75, 1.5, 3.0, 6.0, 12.0, 24.0)
 StageName = Literal["codec", "voice", "speech", "align", "reinforce"]
 
@@ -30,6 +32,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="after")
+    def _numbers_fit_a_machine(self) -> Section:
+        wide = [name for name, value in self if isinstance(value, (int, float)) and abs(value) >= LARGEST]
+        if wide:
+            raise ValueError(f"{', '.join(wide)} of {LARGEST:.0e} or more cannot be computed with")
+        return self
+
 
 def _check_heads(name: str, width: int, heads: int) -> None:
     if width % (2 * heads):
@@ -37,15 +46,19 @@ def _check_heads(name: str, width: int, heads: int) -> None:
 
 
 class CompactConfig(Section):
-    """Architecture of IRA's own codec: 24 kHz, hop 320 (75 frames a second), factorised residual quantizer."""
+    """Architecture of IRA's own codec: 24 kHz, hop 320 (75 frames a second), factorised residual quantizer.
 
-    width: int = Field(default=256, gt=0)
-    encoder_layers: int = Field(default=6, gt=0)
-    decoder_layers: int = Field(default=8, gt=0)
-    mel_bins: int = Field(default=100, gt=0)
+    `transform`: `fourier` hears log-mel alone and makes up phases; `cosine` hears the waveform too and keeps them.
+    """
+
+    transform: Literal["fourier", "cosine"] = "fourier"
+    width: int = Field(default=256, gt=0, le=WIDEST)
+    encoder_layers: int = Field(default=6, gt=0, le=MOST_LAYERS)
+    decoder_layers: int = Field(default=8, gt=0, le=MOST_LAYERS)
+    mel_bins: int = Field(default=100, gt=0, le=1024)
     codebooks: int = Field(default=8, ge=1, le=8)
     codebook_size: int = Field(default=1024, ge=2, le=65536)
-    code_dim: int = Field(default=8, gt=0)
+    code_dim: int = Field(default=8, gt=0, le=WIDEST)
 
 
 class CodecConfig(Section):
@@ -75,14 +88,14 @@ class CodecConfig(Section):
 class VoiceConfig(Section):
     """Voice encoder: log-mel -> hidden -> embedding, and a character tower of the same kind for descriptions."""
 
-    mel_bins: int = Field(default=128, gt=0)
-    hidden: int = Field(default=512, gt=0)
-    dim: int = Field(default=256, gt=0)
-    layers: int = Field(default=4, gt=0)
+    mel_bins: int = Field(default=128, gt=0, le=1024)
+    hidden: int = Field(default=512, gt=0, le=WIDEST)
+    dim: int = Field(default=256, gt=0, le=WIDEST)
+    layers: int = Field(default=4, gt=0, le=MOST_LAYERS)
     heads: int = Field(default=8, gt=0)
-    text_hidden: int = Field(default=256, gt=0)
-    text_layers: int = Field(default=2, gt=0)
-    crop_seconds: float = Field(default=4.0, gt=0)
+    text_hidden: int = Field(default=256, gt=0, le=WIDEST)
+    text_layers: int = Field(default=2, gt=0, le=MOST_LAYERS)
+    crop_seconds: float = Field(default=4.0, gt=0, le=3600)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> VoiceConfig:
@@ -94,11 +107,11 @@ class VoiceConfig(Section):
 class SpeechConfig(Section):
     """SpeechLM: a causal transformer over delayed codec tokens with cross-attention to text and voice."""
 
-    layers: int = Field(default=12, gt=0)
-    width: int = Field(default=768, gt=0)
+    layers: int = Field(default=12, gt=0, le=MOST_LAYERS)
+    width: int = Field(default=768, gt=0, le=WIDEST)
     heads: int = Field(default=12, gt=0)
-    max_steps: int = Field(default=8192, gt=0)
-    text_layers: int = Field(default=4, ge=0)
+    max_steps: int = Field(default=8192, gt=0, le=10_000_000)
+    text_layers: int = Field(default=4, ge=0, le=MOST_LAYERS)
     drop_text: float = Field(default=0.1, ge=0, le=1)
     drop_voice: float = Field(default=0.1, ge=0, le=1)
     codebook_weights: list[float] = [8, 4, 2, 1, 1, 1, 1, 1]
@@ -112,13 +125,13 @@ class SpeechConfig(Section):
 class AdapterConfig(Section):
     """Perceiver adapter: `queries` per window of `window_seconds`, over a learned mix of SpeechLM layers."""
 
-    layers: int = Field(default=4, gt=0)
-    queries: int = Field(default=32, gt=0)
-    window_seconds: float = Field(default=10.0, gt=0)
-    width: int = Field(default=768, gt=0)
+    layers: int = Field(default=4, gt=0, le=MOST_LAYERS)
+    queries: int = Field(default=32, gt=0, le=WIDEST)
+    window_seconds: float = Field(default=10.0, gt=0, le=3600)
+    width: int = Field(default=768, gt=0, le=WIDEST)
     heads: int = Field(default=12, gt=0)
-    stack: int = Field(default=4, gt=0)
-    mix_layers: int = Field(default=4, gt=0)
+    stack: int = Field(default=4, gt=0, le=1024)
+    mix_layers: int = Field(default=4, gt=0, le=MOST_LAYERS)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> AdapterConfig:
@@ -129,7 +142,7 @@ class AdapterConfig(Section):
 class LoraConfig(Section):
     """Low-rank adaptation of the LLM's attention and feed-forward projections (peft)."""
 
-    r: int = Field(default=16, gt=0)
+    r: int = Field(default=16, gt=0, le=WIDEST)
     alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -138,10 +151,10 @@ class LoraConfig(Section):
 class FreshLLM(Section):
     """A new Llama of this shape with random weights and the tokenizer of `llm.name`, for work on LLMs from scratch."""
 
-    hidden: int = Field(default=256, gt=0)
-    layers: int = Field(default=4, gt=0)
+    hidden: int = Field(default=256, gt=0, le=WIDEST)
+    layers: int = Field(default=4, gt=0, le=MOST_LAYERS)
     heads: int = Field(default=4, gt=0)
-    intermediate: int = Field(default=768, gt=0)
+    intermediate: int = Field(default=768, gt=0, le=WIDEST)
 
 
 class LLMConfig(Section):
@@ -150,7 +163,25 @@ class LLMConfig(Section):
     name: str = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
     fresh: FreshLLM | None = None
     lora: LoraConfig = LoraConfig()
-    max_new_tokens: int = Field(default=128, gt=0)
+    max_new_tokens: int = Field(default=128, gt=0, le=1_000_000)
+
+
+class AugmentConfig(Section):
+    """Changed copies of training recordings, made before tokens. A range is [lowest, highest]; null leaves it out."""
+
+    copies: int = Field(default=0, ge=0)
+    stretch: list[float] | None = [0.9, 1.1]
+    semitones: list[float] | None = [-2.0, 2.0]
+    snr_db: list[float] | None = [15.0, 40.0]
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _ranges_are_ranges(self) -> AugmentConfig:
+        for name, low, high in (("stretch", 0.5, 2.0), ("semitones", -12.0, 12.0), ("snr_db", -20.0, 100.0)):
+            given = getattr(self, name)
+            if given is not None and not (len(given) == 2 and low <= given[0] <= given[1] <= high):
+                raise ValueError(f"{name} {given} is no [lowest, highest] within {low:g} to {high:g}")
+        return self
 
 
 class DataConfig(Section):
@@ -159,8 +190,9 @@ class DataConfig(Section):
     train: list[str] = ["data/train"]
     val: list[str] = ["data/val"]
     shards: str = "data/shards"
-    max_seconds: float = Field(default=20.0, gt=0)
-    workers: int = Field(default=1, ge=1)
+    max_seconds: float = Field(default=20.0, gt=0, le=86_400)
+    workers: int = Field(default=1, ge=1, le=4096)
+    augment: AugmentConfig = AugmentConfig()
 
 
 class StageConfig(Section):
@@ -177,12 +209,20 @@ class StageConfig(Section):
 class SoundStage(StageConfig):
     """A stage whose batches hold about `batch_seconds` of speech."""
 
-    batch_seconds: float = Field(default=120.0, gt=0)
+    batch_seconds: float = Field(default=120.0, gt=0, le=1_000_000)
 
 
 class CodecStage(SoundStage):
-    crop_seconds: float = Field(default=1.0, gt=0)
-    mel_weight: float = Field(default=15.0, gt=0)
+    """Discriminators judge the last `adversarial_share` of the run; EnCodec is passed over unless `finetune` is on."""
+
+    crop_seconds: float = Field(default=1.0, gt=0, le=3600)
+    mel_weight: float = Field(default=6.0, ge=0)
+    magnitude_weight: float = Field(default=20.0, ge=0)
+    phase_weight: float = Field(default=40.0, ge=0)
+    waveform_weight: float = Field(default=5.0, ge=0)
+    adversarial_share: float = Field(default=0.0, ge=0, le=1)
+    cache_gb: float = Field(default=0.0, ge=0, le=1e6)
+    finetune: bool = False
 
 
 class VoiceStage(SoundStage):
@@ -203,7 +243,7 @@ class AlignStage(SoundStage):
 
     temperature: float = Field(default=2.0, gt=0)
     teacher_responses: int = Field(default=1000, ge=0)
-    response_tokens: int = Field(default=48, gt=0)
+    response_tokens: int = Field(default=48, gt=0, le=1_000_000)
     train_lora: bool = True
 
 
@@ -211,7 +251,7 @@ class ReinforceStage(StageConfig):
     """Reinforced behaviour alignment: PPO on the LLM's text answers to speech."""
 
     accumulation: int = Field(default=1, ge=1)  # a step over many minibatches would never leave the old policy
-    rollouts: int = Field(default=64, ge=2)
+    rollouts: int = Field(default=64, ge=2, le=1_000_000)
     epochs: int = Field(default=4, ge=1)
     clip: float = Field(default=0.2, gt=0)
     kl_coef: float = Field(default=0.05, ge=0)
@@ -219,20 +259,28 @@ class ReinforceStage(StageConfig):
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
     value_coef: float = Field(default=0.1, ge=0)
     temperature: float = Field(default=0.7, gt=0)
-    response_tokens: int = Field(default=48, gt=0)
+    response_tokens: int = Field(default=48, gt=0, le=1_000_000)
     missing_eos_penalty: float = Field(default=1.0, ge=0)
 
 
 class TrainConfig(Section):
-    """What every stage shares, and the five stages. `max_minutes` bounds each stage by the clock."""
+    """What every stage shares, and the five stages. `max_minutes` bounds each stage by the clock.
+
+    With many processes each holds a copy of the weights (`ddp`) or a share of them (`fsdp`); one that stands still for
+    `stuck_minutes` ends the job.
+    """
 
     stages: list[StageName] = list(STAGES)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     dtype: Literal["bf16", "fp32"] = "bf16"
     clip_grad: float = Field(default=1.0, gt=0)
     max_minutes: float | None = Field(default=None, gt=0)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
-    threads: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    activation_checkpointing: bool = False
+    stuck_minutes: float = Field(default=30.0, gt=0)
+    threads: int | None = Field(default=None, ge=1, le=4096)
     codec: CodecStage = CodecStage()
     voice: VoiceStage = VoiceStage()
     speech: SpeechStage = SpeechStage()
@@ -284,7 +332,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises:
         InputError: one message that lists every mistake, each with its dotted path.
     """
-    raw, twice = _read_yaml(Path(path))
+    raw, twice = read_yaml(Path(path))
     for item in overrides or []:
         _apply_override(raw, item)
     return check_config(raw, f"{path} with {' '.join(overrides)}" if overrides else str(path), twice)
@@ -302,47 +350,13 @@ def check_config(raw: dict[str, Any], source: str = "config", mistakes: Sequence
     raise InputError(f"{source}: {len(lines)} mistake(s): " + "; ".join(lines))
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
-    try:
-        raw, twice = _parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a YAML file such as configs/tiny.yaml") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
-    raw = {} if raw is None else raw
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: holds a {type(raw).__name__}, a mapping of sections is wanted")
-    return raw, twice
-
-
-def _parse(text: str) -> tuple[Any, list[str]]:
-    """The value of a YAML text, and its keys given twice: plain YAML keeps the last one without a word."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    return yaml.safe_load(text), _given_twice(node, "")
-
-
-def _given_twice(node: yaml.Node | None, dotted: str) -> list[str]:
-    if isinstance(node, yaml.SequenceNode):
-        return [line for number, item in enumerate(node.value) for line in _given_twice(item, f"{dotted}.{number}")]
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    found, seen = [], set()
-    for key, value in node.value:
-        name = f"{dotted}.{key.value}".removeprefix(".")
-        if name in seen:
-            found.append(f"{name} is given twice (line {key.start_mark.line + 1}), keep one")
-        seen.add(name)
-        found += _given_twice(value, name)
-    return found
-
-
 def _apply_override(raw: dict[str, Any], item: str) -> None:
     dotted, equals, value = item.partition("=")
     if not equals or not dotted:
         raise InputError(f"override {item!r}: write section.key=value, for example train.seed=1")
     try:
-        parsed, twice = _parse(value)
-    except (yaml.YAMLError, RecursionError):
+        parsed, twice = parse_yaml(value)
+    except ValueError:
         raise InputError(f"override {item!r}: the value is not valid YAML; quote it") from None
     if twice:
         raise InputError(f"override {item!r}: {twice[0]}")
@@ -360,7 +374,10 @@ def _explain(loc: tuple[int | str, ...], message: str, kind: str, given: Any) ->
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), _names_at(loc[:-1]), n=1, cutoff=0.4)
         return f"{dotted} is unknown" + (f", did you mean {near[0]}?" if near else "")
-    shown = "" if isinstance(given, (dict, BaseModel)) else f" (given {reprlib.repr(given)})"
+    try:
+        shown = "" if isinstance(given, (dict, BaseModel)) else f" (given {reprlib.repr(given)})"
+    except ValueError:  # Python does not print whole numbers of more than 4300 digits
+        shown = " (given a number of thousands of digits)"
     return f"{dotted}: {message.removeprefix('Value error, ')}{shown}"
 
 

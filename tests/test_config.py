@@ -185,3 +185,13 @@ def test_sections_that_do_not_fit_each_other_are_refused_with_both_values(given,
         check_config(given)
     fits = {"data": {"max_seconds": 17}, "speech": {"max_steps": 2048, "codebook_weights": [8, 4, 2, 1]}}
     check_config(fits | {"codec": {"bandwidth_kbps": 3.0}})
+
+
+@pytest.mark.parametrize(
+    "given", ["stretch=[1.1, 0.9]", "stretch=[0.9]", "stretch=[0.1, 1]", "semitones=[-13, 0]", "snr_db=[10, 200]"]
+)
+def test_a_range_of_changes_goes_from_low_to_high(load, given: str):
+    name = given.partition("=")[0]
+    with pytest.raises(InputError, match=rf"data\.augment.*{name} .* is no \[lowest, highest\] within"):
+        load("", f"data.augment.{given}")
+    assert getattr(load("", f"data.augment.{name}=null").data.augment, name) is None

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ira.config import CodecConfig
 
 
+RELEASED_ENCODEC = "facebook/encodec_24khz"
+
+
 @dataclass
 class Tokens:
     """Codec tokens of a batch. codes: [B, K, T] int64, 0 past a row's end; frames: [B] int64, valid frames of a row."""
@@ -95,7 +98,8 @@ def check_frames(codes: Tensor, frames: Tensor | None) -> Tensor:
 
 
 def load_codec(config: CodecConfig, folder: Path | None = None) -> Codec:
-    """The codec of `config`: EnCodec from its hub id or folder, or the compact one saved in `folder`, else at its path.
+    """The codec of `config`: the one that was trained into `folder`, else EnCodec from its hub id or folder, or the
+    compact one at its path.
 
     Raises:
         InputError: the weights are not there or not of this kind.
@@ -103,7 +107,9 @@ def load_codec(config: CodecConfig, folder: Path | None = None) -> Codec:
     if config.kind == "encodec":
         from ira.audio.encodec import EncodecCodec
 
-        return EncodecCodec.from_pretrained(config.path or "facebook/encodec_24khz", config.bandwidth_kbps)
+        own = folder / "encodec" if folder is not None else None
+        path = own if own is not None and own.is_dir() else config.path or RELEASED_ENCODEC
+        return EncodecCodec.from_pretrained(path, config.bandwidth_kbps)
     return _load_compact(config, folder)
 
 

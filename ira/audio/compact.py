@@ -1,9 +1,9 @@
 """IRA's own codec: waveform [B, 1, N] at 24 kHz to tokens [B, K, T] at 75 Hz and back, small enough to ship.
 
-log-mel -> causal ConvNeXt -> factorised residual quantizer -> causal ConvNeXt -> inverse short-time Fourier transform.
-The spectral design follows Vocos (Siuzdak 2023); 8-dimensional L2-normalised codes follow the Descript audio codec
-(Kumar et al. 2023). Everything is causal in frames; frame t's synthesis window ends where its analysis window ends,
-so a sample is final three frames after its own.
+log-mel and waveform -> causal ConvNeXt -> factorised residual quantizer -> causal ConvNeXt -> real coefficients ->
+inverse modified discrete cosine transform. Frame-wise synthesis follows Vocos (Siuzdak 2023); 8-dimensional
+L2-normalised codes follow the Descript audio codec (Kumar et al. 2023). Everything is causal in frames, and a sample
+is final three frames after its own.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ira.audio.codec import Tokens, check_codes, check_frames, pad_to_frames
+from ira.audio.synthesis import HOP, OVERLAP, WINDOW, CosineHead, FourierHead
 from ira.audio.waveform import SAMPLE_RATE, LogMel
 from ira.config import CompactConfig
 from ira.errors import InputError
 
-HOP = 320
-WINDOW = 1280
-OVERLAP = WINDOW // HOP - 1  # frames after its own that still add to a sample
 KERNEL = 7
 CHUNK_FRAMES = 1500  # 20 s: what one pass over long audio holds in memory
-
-
+QUIET = 1e-3  # rms against which the encoder hears the waveform of a quiet window
+KEPT_POINTS = 256  # of a batch
 USE_RATE, DEAD = 0.02, 0.02  # a code starts at 1 and falls to 0.02 in 200 batches without a pick
 
 
@@ -55,6 +53,13 @@ class Quantized(NamedTuple):
     commitment_loss: Tensor
 
 
+class Seen(NamedTuple):
+    """What a batch said about the codes: how often each was picked [K, V], and some of its points [K, P, C]."""
+
+    picks: Tensor
+    points: Tensor
+
+
 class ResidualQuantizer(nn.Module):
     """Residual vector quantizer with factorised, L2-normalised codes; any prefix of the books decodes."""
 
@@ -66,22 +71,24 @@ class ResidualQuantizer(nn.Module):
         self.project_out = nn.ModuleList(nn.Linear(code_dim, width) for _ in range(codebooks))
         self.books = nn.ParameterList(nn.Parameter(torch.randn(codebook_size, code_dim)) for _ in range(codebooks))
         self.register_buffer("use", torch.ones(codebooks, codebook_size))  # running count of picks in a batch
+        self.seen: list[Seen] = []  # since the last `revive`, while training
 
     def forward(self, latent: Tensor, codebooks: Tensor | None = None) -> Quantized:
         """Quantize latent [B, T, C] in fp32; `codebooks` [B] limits how many books each row uses (training)."""
         residual, total = latent, torch.zeros_like(latent)
-        codes, losses = [], []
+        codes, losses, points = [], [], []
         for k in range(len(self.books)):
             used = 1.0 if codebooks is None else (codebooks > k).to(latent.dtype)[:, None, None]
             point = self.project_in[k](residual)
             index = self._nearest(point, k)
-            if self.training:
-                self._revive(k, index, point.detach())
             code = F.embedding(index, self.books[k])
             losses.append(torch.stack([_gap(code, point.detach(), used), _gap(point, code.detach(), used)]))
             quantized = self.project_out[k](point + (code - point).detach()) * used
             residual, total = residual - quantized, total + quantized
             codes.append(index)
+            points.append(point.detach())
+        if self.training:
+            self.seen.append(self._look(codes, points))
         codebook_loss, commitment_loss = torch.stack(losses).sum(0)
         return Quantized(total, torch.stack(codes, 1), codebook_loss, commitment_loss)
 
@@ -89,21 +96,34 @@ class ResidualQuantizer(nn.Module):
         """Index of the code with the largest cosine; L2-normalised nearest neighbour."""
         return (F.normalize(point, dim=-1) @ F.normalize(self.books[k], dim=-1).T).argmax(-1)
 
+    def _look(self, codes: list[Tensor], points: list[Tensor]) -> Seen:
+        size = self.use.shape[1]
+        picks = torch.stack([torch.bincount(index.flatten(), minlength=size) for index in codes])
+        return Seen(picks.cpu(), torch.stack([evenly(point.flatten(0, 1), KEPT_POINTS) for point in points]).cpu())
+
     @torch.no_grad()
-    def _revive(self, k: int, index: Tensor, point: Tensor) -> None:
-        """Move codes that no frame has picked for some 200 batches to random points of this one."""
-        picks = torch.bincount(index.flatten(), minlength=self.use.shape[1]).to(self.use.dtype)
-        self.use[k] += USE_RATE * (picks - self.use[k])
-        dead = self.use[k] < DEAD
-        points = point.flatten(0, 1)
-        drawn = torch.randint(len(points), (int(dead.sum()),), device=points.device)
-        self.books[k][dead] = points[drawn].to(self.books[k].dtype)
-        self.use[k][dead] = 1.0
+    def revive(self, seen: list[Seen]) -> None:
+        """Move codes that no frame has picked for some 200 steps to points of the batches that were seen.
+
+        Apart from the forward pass, so that many processes can do it alike, with what all of them saw.
+        """
+        picks = torch.stack([each.picks for each in seen]).float().mean(0).to(self.use)
+        points = torch.cat([each.points for each in seen], dim=1).to(self.use)
+        self.use += USE_RATE * (picks - self.use)
+        for k, dead in enumerate(self.use < DEAD):
+            if count := int(dead.sum()):
+                self.books[k][dead] = evenly(points[k], count).to(self.books[k].dtype)
+        self.use[self.use < DEAD] = 1.0
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [B, K', T] -> latent [B, T, C], for any prefix K' of the books."""
         parts = [self.project_out[k](F.embedding(codes[:, k], self.books[k])) for k in range(codes.shape[1])]
         return torch.stack(parts).sum(0)
+
+
+def evenly(rows: Tensor, count: int) -> Tensor:
+    """`count` of the rows, from first to last; some of them twice where there are fewer."""
+    return rows[torch.arange(count, device=rows.device) * len(rows) // count]
 
 
 def _gap(moving: Tensor, fixed: Tensor, used: Tensor | float) -> Tensor:
@@ -119,22 +139,21 @@ class CompactCodec(nn.Module):
     sample_rate = SAMPLE_RATE
     hop = HOP
     frame_rate = SAMPLE_RATE / HOP
-    window: Tensor
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
         self.codebooks, self.codebook_size = config.codebooks, config.codebook_size
-        width, bins = config.width, WINDOW // 2 + 1
+        width = config.width
         self.mel = LogMel(config.mel_bins, SAMPLE_RATE, WINDOW, HOP)
         self.encoder_in = nn.Linear(config.mel_bins, width)
+        self.wave_in = nn.Linear(WINDOW, width, bias=False) if config.transform == "cosine" else None
         self.encoder = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(config.encoder_layers)))
         self.encoder_norm = nn.LayerNorm(width)
         self.quantizer = ResidualQuantizer(width, config.codebooks, config.codebook_size, config.code_dim)
         self.decoder = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(config.decoder_layers)))
         self.decoder_norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, 2 * bins)
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.head = CosineHead(width) if config.transform == "cosine" else FourierHead(width)
 
     def hparams(self) -> dict[str, Any]:
         return {"config": self.config.model_dump()}
@@ -154,26 +173,17 @@ class CompactCodec(nn.Module):
 
     def latent(self, waveform: Tensor) -> Tensor:
         """waveform [B, 1, N] -> latent [B, T, C], T = ceil(N / 320)."""
-        mel = self.mel(waveform).transpose(1, 2)
-        return self.encoder_norm(self.encoder(self.encoder_in(mel)))
+        hidden = self.encoder_in(self.mel(waveform).transpose(1, 2))
+        if self.wave_in is not None:
+            hidden = hidden + self.wave_in(_windows(waveform))
+        return self.encoder_norm(self.encoder(hidden))
 
     def synthesise(self, latent: Tensor, extra: int = OVERLAP) -> Tensor:
         """latent [B, T, C] -> waveform [B, 1, (T + extra - 3) * 320].
 
         A sample needs the three frames after its own; `extra` = 3 empty ones stand in for them where audio ends.
         """
-        hidden = self.decoder_norm(self.decoder(F.pad(latent, (0, 0, 0, extra))))
-        magnitude, phase = self.head(hidden).float().chunk(2, dim=-1)
-        spectrum = torch.polar(magnitude.clamp(max=6.0).exp(), phase)
-        return self._overlap_add(torch.fft.irfft(spectrum, WINDOW, dim=-1) * self.window)
-
-    def _overlap_add(self, windows: Tensor) -> Tensor:
-        """windows [B, T, 1280] -> [B, 1, (T - 3) * 320]: the samples that all four windows have reached."""
-        batch, frames, _ = windows.shape
-        parts = windows.unflatten(-1, (OVERLAP + 1, HOP))
-        whole = sum(parts[:, i : frames - OVERLAP + i, OVERLAP - i] for i in range(OVERLAP + 1))
-        envelope = self.window.square().unflatten(0, (OVERLAP + 1, HOP)).sum(0)
-        return (whole / envelope).reshape(batch, 1, -1)
+        return self.head(self.decoder_norm(self.decoder(F.pad(latent, (0, 0, 0, extra)))))
 
     def forward(self, waveform: Tensor, codebooks: Tensor | None = None) -> tuple[Tensor, Quantized]:
         """Training pass: waveform [B, 1, N], N a multiple of 320 -> (reconstruction [B, 1, N], quantizer output)."""
@@ -225,3 +235,10 @@ class CompactCodec(nn.Module):
         if not 1 <= books <= self.config.codebooks:
             raise InputError(f"{books} codebooks; this codec has 1..{self.config.codebooks}; ask for one of those")
         return books
+
+
+def _windows(waveform: Tensor) -> Tensor:
+    """waveform [B, 1, N] -> [B, T, 1280]: of each frame the samples that end with it, brought to one level."""
+    padded = F.pad(waveform[:, 0].float(), (WINDOW - HOP, -waveform.shape[-1] % HOP))
+    windows = padded.unfold(1, WINDOW, HOP)
+    return windows / (windows.square().mean(-1, keepdim=True).sqrt() + QUIET)

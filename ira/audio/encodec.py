@@ -76,7 +76,7 @@ class EncodecCodec(nn.Module):
         Raises:
             InputError: nothing there, another kind of model, incomplete weights, or a bandwidth it does not have.
         """
-        return cls(_load(str(path)), bandwidth_kbps)
+        return cls(load_encodec(str(path)), bandwidth_kbps)
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, samples: Tensor | None = None, codebooks: int | None = None) -> Tokens:
@@ -306,7 +306,12 @@ def _hash_weights(model: EncodecModel) -> str:
     return digest.hexdigest()
 
 
-def _load(path: str) -> EncodecModel:
+def load_encodec(path: str) -> EncodecModel:
+    """The model itself, as it was saved.
+
+    Raises:
+        InputError: see `EncodecCodec.from_pretrained`.
+    """
     _check_place(path)
     remedy = "give a folder with config.json and model.safetensors, or a hub id such as facebook/encodec_24khz"
     try:

@@ -7,6 +7,7 @@ A waveform is float32 in [-1, 1] at 24 kHz unless a rate says otherwise. Files a
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,10 @@ WRITE_FORMATS = {
 }
 # libsndfile's lossy encoders put a whole block on the stack; long files are written in pieces of this many samples.
 _WRITE_BLOCK = 65_536
+_READ_BLOCK = 1 << 20  # values of all channels that are decoded at once
+FILE_RATES = (1_000, 1_000_000)  # Hz; beyond them a header is broken or hostile
+MOST_CHANNELS = 64
+_UNKNOWN_FRAMES = 1 << 60  # libsndfile's word for "not stated" is larger
 
 
 def load_audio(path: str | Path, rate: int = SAMPLE_RATE, *, max_seconds: float = 3600.0) -> Tensor:
@@ -35,13 +40,22 @@ def load_audio(path: str | Path, rate: int = SAMPLE_RATE, *, max_seconds: float 
     Raises:
         InputError: missing, empty, corrupt or longer than `max_seconds`, or a sample is NaN or infinite.
     """
-    samples, file_rate = _read_samples(Path(path), max_seconds)
-    if len(samples) * rate < file_rate:
-        raise InputError(f"{path}: holds no sound ({len(samples)} samples), audio is wanted; record or export it again")
-    if not np.isfinite(samples).all():
-        raise InputError(f"{path}: holds NaN or infinite samples, finite audio is wanted; export it again")
-    mono = torch.from_numpy(samples.mean(axis=1, dtype=np.float32))[None]
-    return resample(mono, file_rate, rate)
+    path = Path(path)
+    if not os.path.isfile(path):  # pipes and devices are none: they need not end
+        found = "is a folder" if os.path.isdir(path) else "no such file"
+        raise InputError(f"{path}: {found}; give a wav, flac, ogg or mp3 file")
+    try:
+        with _Forward(path) as file:
+            _check_header(path, file, max_seconds)
+            samples = np.concatenate([*_read_blocks(path, file, rate, max_seconds), np.empty(0, np.float32)])
+    except InputError:
+        raise
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
+        message = f"{path}: cannot be read as audio ({_reason(error)}); give a wav, flac, ogg or mp3 file"
+        raise InputError(message) from None
+    if not len(samples):
+        raise InputError(f"{path}: holds no sound, audio is wanted; record or export it again")
+    return torch.from_numpy(samples)[None]
 
 
 def save_audio(path: str | Path, waveform: Tensor, rate: int = SAMPLE_RATE) -> None:
@@ -135,22 +149,42 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
     return np.where(mel < _KNEE_MEL, mel * _LINEAR_HZ, above)
 
 
-def _read_samples(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
-    """Samples [N, channels] float32 and their rate; reads no more than `max_seconds`, whatever the header claims."""
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {found}; give a wav, flac, ogg or mp3 file")
-    try:
-        with soundfile.SoundFile(path) as file:
-            limit = int(max_seconds * file.samplerate)
-            samples = file.read(limit + 1, dtype="float32", always_2d=True)
-            rate = file.samplerate
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        message = f"{path}: cannot be read as audio ({_reason(error)}); give a wav, flac, ogg or mp3 file"
-        raise InputError(message) from None
-    if len(samples) > limit:
-        raise InputError(f"{path}: longer than {max_seconds:g} s; cut it into shorter files")
-    return samples, rate
+class _Forward(soundfile.SoundFile):
+    """Read from start to end: soundfile seeks after each block, and an mp3 decoder that was moved starts anew."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _check_header(path: Path, file: soundfile.SoundFile, max_seconds: float) -> None:
+    """Refuse what the header says is no recording, or too long. What it does not say is bounded while it is read."""
+    rate, channels, (slowest, fastest) = file.samplerate, file.channels, FILE_RATES
+    if not slowest <= rate <= fastest or channels > MOST_CHANNELS:
+        wanted = f"{slowest} to {fastest} Hz and at most {MOST_CHANNELS} channels are wanted"
+        raise InputError(f"{path}: {rate} Hz, {channels} channels; {wanted}; export it again")
+    stated = file.format != "MP3" and file.frames < _UNKNOWN_FRAMES  # an mp3 says only about how long it is
+    if stated and file.frames > max_seconds * rate:
+        raise _too_long(path, max_seconds)
+
+
+def _read_blocks(path: Path, file: soundfile.SoundFile, rate: int, max_seconds: float) -> Iterator[np.ndarray]:
+    """Samples [n] float32 at `rate`, the mean of all channels, block by block: no more than is kept is in memory."""
+    stream = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32", quality="HQ")
+    left = int(max_seconds * file.samplerate)
+    while len(block := file.read(_READ_BLOCK // file.channels, dtype="float32", always_2d=True)):
+        left -= len(block)
+        if left < 0:
+            raise _too_long(path, max_seconds)
+        mono = block.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mono).all():
+            raise InputError(f"{path}: holds NaN or infinite samples, finite audio is wanted; export it again")
+        yield mono if rate == file.samplerate else stream.resample_chunk(mono)
+    if rate != file.samplerate:
+        yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _too_long(path: Path, max_seconds: float) -> InputError:
+    return InputError(f"{path}: longer than {max_seconds:g} s; cut it into shorter files")
 
 
 def _write_aside(path: Path, samples: np.ndarray, rate: int) -> None:

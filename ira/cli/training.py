@@ -1,4 +1,4 @@
-"""Verbs for models: train one, measure one."""
+"""Verbs for models: train one, look at its training, measure one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from ira.cli.options import DeviceOption, ModelOption, app, open_pipeline
-from ira.console import progress
+from ira.console import progress, say
 from ira.errors import InputError
 
 
@@ -17,12 +17,17 @@ def train(
     config: Annotated[Path, typer.Option(help="YAML, such as configs/tiny.yaml")],
     stage: Annotated[str | None, typer.Option(help="run this stage alone")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would take; write nothing")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="with --dry-run: how many will train together")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="with --dry-run: the figures as JSON")] = None,
 ) -> None:
     """Train all stages in order, or one; a run that was stopped goes on. Prints the model folder.
 
     \b
     Examples:
       ira train --config configs/tiny.yaml
+      ira train --config configs/tiny.yaml --dry-run
+      ira train --config configs/train_config.yaml --dry-run --processes 8 --json plan.json
       ira train --config configs/tiny.yaml --stage speech
       ira train --config configs/tiny.yaml run_dir=runs/mine train.max_minutes=1
     """
@@ -32,9 +37,37 @@ def train(
     if stage and not chosen:
         raise InputError(f"stage {stage!r} is unknown; give one of {', '.join(STAGES)}")
     settings = load_config(config, overrides)
-    from ira.training.journey import train as run_stages
+    if not dry_run:
+        if json_file or processes > 1:
+            raise InputError("--json and --processes go with --dry-run; torchrun starts the processes of a training")
+        from ira.training.journey import train as run_stages
 
-    typer.echo(run_stages(settings, chosen))
+        say(run_stages(settings, chosen))
+        return
+    from ira.cli.plan import show
+    from ira.runtime import pick_device, pick_threads
+    from ira.training.dry_run import forecast
+
+    pick_threads(settings.train.threads)
+    names: list[StageName] = [chosen] if chosen else settings.train.stages
+    show(forecast(settings, names, pick_device(settings.device), processes), json_file)
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, each the run_dir of a training")],
+    out: Annotated[Path, typer.Option(help="the page, one HTML file that needs nothing else")] = Path("plot.html"),
+) -> None:
+    """Compare training runs, also running ones, in a page of charts, tables and samples. Prints the page's path.
+
+    \b
+    Examples:
+      ira plot runs/tiny
+      ira plot runs/tiny runs/mine --out compare.html
+    """
+    from ira.training.plot import plot as draw
+
+    typer.echo(draw(runs, out))
 
 
 @app.command("eval")
@@ -55,17 +88,22 @@ def evaluate(
       ira eval codec data/test
       ira eval all data/test --json figures.json
       ira eval speak data/test --model runs/tiny/model --clips 20
+      torchrun --nproc-per-node 2 -m ira eval codec data/test    (clips shared out, the same figures)
     """
     from ira.evaluation.clips import default_manifests
     from ira.evaluation.report import show, write_report
     from ira.evaluation.suites import SUITES
     from ira.evaluation.suites import evaluate as measure
+    from ira.processes import joined, rank
     from ira.runtime import pick_device
 
     if suite not in (*SUITES, "all"):
         raise InputError(f"suite {suite!r} is unknown; give one of {', '.join(SUITES)} or all")
-    with progress(f"{suite}: clips") as advance:
-        found = measure(suite, lambda: open_pipeline(model, device), manifests or default_manifests(), clips, advance)
-    show(found)
-    if json_file:
-        write_report(json_file, suite, str(model or "embedded"), str(pick_device(device)), found)
+    asked, rows = pick_device(device), manifests or default_manifests()
+    with joined(asked) as own:
+        with progress(f"{suite}: clips") as advance:
+            found = measure(suite, lambda: open_pipeline(model, str(own)), rows, clips, advance)
+        if rank() == 0:
+            show(found)
+            if json_file:
+                write_report(json_file, suite, str(model or "embedded"), str(asked), found)

@@ -1,7 +1,8 @@
 """Manifest rows in, a folder of codec-token shards out, with a report of every row refused and why.
 
 The shards are those that `ira.data.shards` reads. Each is written aside and renamed, its `shard-*.json` last, so a
-killed run takes up where it was and ends with the same bytes.
+killed run takes up where it was and ends with the same bytes. Many machines can share the work without a word to each
+other: they make the same plan, and each takes every n-th shard of it into a folder of its own.
 """
 
 from __future__ import annotations
@@ -9,38 +10,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-import os
-import pickle
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from ira.audio.codec import Codec
-from ira.audio.waveform import load_audio
-from ira.data.manifest import Problem, Row, read_manifest, row_problem
-from ira.data.shards import FORMAT, INDEX_COLUMNS, Fingerprint, mismatch, read_meta, shard_file
-from ira.data.text import CharTokenizer, normalize
+from ira.checkpoint import write_aside
+from ira.config import AugmentConfig
+from ira.data.manifest import Problem, Row, read_manifest
+from ira.data.shards import FORMAT, Fingerprint, count_parts, mismatch, part_folder, read_meta, shard_file
+from ira.data.text import CharTokenizer
+from ira.data.workers import Task, make_here, make_in_pool, make_on_ray
 from ira.errors import InputError
 
 ROWS_PER_SHARD = 256
-# Rows decoded at a time, and padded seconds in one call of the codec: they bound the memory of a worker.
-_ROWS_AT_ONCE = 64
-_BATCH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What became of every row: `rows` are in the shards, each of `refused` says why it is not."""
+    """What became of every row: `rows` (and copies) are in the shards, each of `refused` says why it is not."""
 
     rows: int
     hours: float
@@ -60,162 +52,81 @@ def prepare(
     *,
     workers: int = 1,
     max_seconds: float = 20.0,
+    augment: AugmentConfig | None = None,
+    shard: tuple[int, int] | None = None,
+    ray: str | None = None,
     progress: bool = True,
 ) -> PrepareReport:
     """Make token shards of the manifests in the folder `out`; shards that are already there and still true are kept.
 
-    The bytes written depend on the rows and the codec alone, not on `workers` or on how often the run was killed.
-    A worker is a process with one thread and its own copy of the codec. `extra` gains `duration` (seconds, measured)
-    and `written` (the text before it was normalised).
+    The bytes written depend on the rows, the codec and `augment` alone, not on `workers`, on machines, or on how often
+    the run was killed. `extra` gains `duration` (seconds, measured) and `written` (the text before it was normalised);
+    a changed copy, which follows its row, says in `augmented` what was done to it.
+
+    Args:
+        workers: processes, or Ray actors, with one thread and a copy of the codec each.
+        shard: (i, n) makes the i-th (from 0) of n parts, for the i-th of n machines. Without it all shards are made,
+            in parts where `out` already holds parts.
+        ray: address of a Ray cluster to work on; "local" starts one on this machine for the time.
 
     Raises:
-        InputError: `out` holds tokens of another codec, tokenizer or manifest, or cannot be written; or no row could be
-            used.
+        InputError: `out` holds tokens of another codec, tokenizer, manifest or division, or cannot be written; no row
+            could be used; or Ray is not there.
     """
     folder = Path(out)
+    mine, parts = _division(folder, shard)
     rows, problems = _read_all(manifests)
     groups = [rows[start : start + ROWS_PER_SHARD] for start in range(0, len(rows), ROWS_PER_SHARD)]
-    meta = _meta(codec, tokenizer, [str(path) for path in manifests], len(groups))
-    _claim(folder, meta)
-    tasks = [_Task(folder, i, group, max_seconds, _key(meta, group, max_seconds)) for i, group in enumerate(groups)]
-    _forget_stale(folder, tasks, codec.codebooks)
-    todo = [task for task in tasks if not shard_file(folder, "shard", task.number).exists()]
-    _run(todo, codec, tokenizer, workers, progress)
-    return _finish(folder, tasks, problems, codec.frame_rate)
+    settings = [max_seconds, augment.model_dump() if augment and augment.copies else None]
+    meta = _meta(codec, tokenizer, [str(path) for path in manifests], groups, settings)
+    tasks: dict[int, list[Task]] = {}
+    for part in mine:
+        home = part_folder(folder, part, parts)
+        _claim(home, {**meta, "part": f"{part}/{parts}"} if parts > 1 else meta)
+        tasks[part] = [
+            Task(home, number, groups[number], max_seconds, augment, _key(meta, groups[number], max_seconds, augment))
+            for number in range(part, len(groups), parts)
+        ]
+        _forget_stale(home, tasks[part], codec.codebooks)
+    todo = [t for part in mine for t in tasks[part] if not shard_file(t.folder, "shard", t.number).exists()]
+    _run(todo, codec, tokenizer, workers, ray, progress)
+    reports = [
+        # What is wrong with a manifest is everybody's; the first part says it for all.
+        _finish(part_folder(folder, part, parts), tasks[part], [] if part else problems, codec.frame_rate)
+        for part in mine
+    ]
+    return _total(folder, reports, rows_expected=shard is None or any(tasks.values()))
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One shard to make; `key` stands for all that its bytes depend on."""
+def _division(folder: Path, shard: tuple[int, int] | None) -> tuple[list[int], int]:
+    """Which parts are to be made, of how many."""
+    there = count_parts(folder)
+    if shard is None:
+        return list(range(there or 1)), there or 1
+    part, parts = shard
+    if not 0 <= part < parts:
+        raise InputError(f"shard {part}/{parts}; 0/{parts} to {max(parts - 1, 0)}/{parts} are wanted; count from 0")
+    if there not in (None, parts):
+        raise InputError(
+            f"{folder}: holds tokens in {there} part(s), not {parts}; keep to that, or give another folder"
+        )
+    return [part], parts
 
-    folder: Path
-    number: int
-    rows: list[Row]
-    max_seconds: float
-    key: str
 
-
-# The codec and tokenizer of this process, set once: sending them with each shard would cost more than the shard.
-_models: dict[str, Any] = {}
-
-
-def _run(tasks: list[_Task], codec: Codec, tokenizer: CharTokenizer, workers: int, progress: bool) -> None:
+def _run(
+    tasks: list[Task], codec: Codec, tokenizer: CharTokenizer, workers: int, ray: str | None, progress: bool
+) -> None:
+    if not tasks:
+        return
     workers = min(workers, len(tasks))
-    done = _pool(tasks, codec, tokenizer, workers) if workers > 1 else _in_turn(tasks, codec, tokenizer)
-    hidden = not progress or not tasks
-    for _ in track(done, "codec tokens", len(tasks), console=Console(stderr=True), disable=hidden):
+    if ray:
+        done = make_on_ray(tasks, codec, tokenizer, workers, ray)
+    elif workers > 1:
+        done = make_in_pool(tasks, codec, tokenizer, workers)
+    else:
+        done = make_here(tasks, codec, tokenizer)
+    for _ in track(done, "codec tokens", len(tasks), console=Console(stderr=True), disable=not progress):
         pass
-
-
-def _in_turn(tasks: list[_Task], codec: Codec, tokenizer: CharTokenizer) -> Iterator[int]:
-    """Here, on one thread like every worker: more threads would change the last bits of a sum, and so a code."""
-    threads = torch.get_num_threads()
-    try:
-        _set_models(codec, tokenizer)
-        yield from map(_make_shard, tasks)
-    finally:
-        _models.clear()
-        torch.set_num_threads(threads)
-
-
-def _pool(tasks: list[_Task], codec: Codec, tokenizer: CharTokenizer, workers: int) -> Iterator[int]:
-    """In fresh processes (a fork of a process with torch threads can hang); plain pickle keeps out of /dev/shm."""
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(pickle.dumps((codec, tokenizer)),),
-    )
-    try:
-        for future in as_completed([pool.submit(_make_shard, task) for task in tasks]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise InputError("a worker process died (out of memory?); run again with fewer workers, it resumes") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(pickled: bytes) -> None:
-    _set_models(*pickle.loads(pickled))
-
-
-def _set_models(codec: Codec, tokenizer: CharTokenizer) -> None:
-    torch.set_num_threads(1)
-    _models.update(codec=codec, tokenizer=tokenizer)
-
-
-def _make_shard(task: _Task) -> int:
-    """Write one shard, `shard-*.json` last; return its number."""
-    codes: list[np.ndarray] = []
-    lines: list[str] = []
-    refused: list[Problem] = []
-    offset = 0
-    for start in range(0, len(task.rows), _ROWS_AT_ONCE):
-        spoken, problems = _load(task.rows[start : start + _ROWS_AT_ONCE], task.max_seconds)
-        refused += problems
-        encoded = _encode(_models["codec"], [waveform for _, _, waveform in spoken])
-        for (row, text, waveform), row_codes in zip(spoken, encoded, strict=True):
-            seconds = waveform.shape[-1] / _models["codec"].sample_rate
-            lines.append(_index_line(row, text, seconds, offset, len(row_codes)))
-            codes.append(row_codes)
-            offset += len(row_codes)
-    _write(shard_file(task.folder, "codes", task.number), b"".join(row_codes.tobytes() for row_codes in codes))
-    _write(shard_file(task.folder, "index", task.number), "".join(lines).encode())
-    refusals = [dataclasses.asdict(problem) for problem in refused]
-    done = {"key": task.key, "rows": len(lines), "frames": offset, "refused": refusals}
-    _write(shard_file(task.folder, "shard", task.number), json.dumps(done, indent=1).encode())
-    return task.number
-
-
-def _load(rows: list[Row], max_seconds: float) -> tuple[list[tuple[Row, str, Tensor]], list[Problem]]:
-    """(row, normalised text, waveform [1, N]) of every row that can be used, and the problems of the others."""
-    spoken: list[tuple[Row, str, Tensor]] = []
-    problems: list[Problem] = []
-    for row in rows:
-        kind = "unspeakable_text"
-        try:
-            text = normalize(row.text, row.language)
-            _models["tokenizer"].encode(text)
-            kind = "bad_audio"
-            waveform = load_audio(row.audio or "", _models["codec"].sample_rate, max_seconds=max_seconds)
-            spoken.append((row, text, waveform))
-        except InputError as error:
-            problems.append(row_problem(row, kind, error))
-    return spoken, problems
-
-
-@torch.inference_mode()
-def _encode(codec: Codec, waveforms: list[Tensor]) -> list[np.ndarray]:
-    """Codes [T, K] uint16 of every waveform [1, N], encoded beside others of like length."""
-    first = next(codec.parameters(), None) if isinstance(codec, torch.nn.Module) else None
-    device = first.device if first is not None else torch.device("cpu")
-    encoded: dict[int, np.ndarray] = {}
-    for batch in _like_lengths([waveform.shape[-1] for waveform in waveforms], int(_BATCH_SECONDS * codec.sample_rate)):
-        samples = torch.tensor([waveforms[i].shape[-1] for i in batch])
-        padded = torch.nn.utils.rnn.pad_sequence([waveforms[i][0] for i in batch], batch_first=True)
-        tokens = codec.encode(padded[:, None].to(device), samples.to(device))
-        for i, codes, frames in zip(batch, tokens.codes.cpu(), tokens.frames.tolist(), strict=True):
-            encoded[i] = codes[:, :frames].T.numpy().astype("<u2")
-    return [encoded[i] for i in range(len(waveforms))]
-
-
-def _like_lengths(lengths: list[int], most: int) -> Iterator[list[int]]:
-    """Indices in batches, shortest first; a batch is `most` samples padded, or a single longer one."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and lengths[i] * (len(batch) + 1) > most:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _index_line(row: Row, text: str, seconds: float, offset: int, frames: int) -> str:
-    extra = {**row.extra, "duration": round(seconds, 3), **({"written": row.text} if row.text else {})}
-    words = {column: getattr(row, column) for column in INDEX_COLUMNS}
-    place = {"source": str(row.source), "row": row.number}
-    return json.dumps({"offset": offset, "frames": frames, "text": text, **words, "extra": extra, **place}) + "\n"
 
 
 def _read_all(manifests: Sequence[str | Path]) -> tuple[list[Row], list[Problem]]:
@@ -228,7 +139,7 @@ def _read_all(manifests: Sequence[str | Path]) -> tuple[list[Row], list[Problem]
     return rows, problems
 
 
-def _finish(folder: Path, tasks: list[_Task], problems: list[Problem], frame_rate: float) -> PrepareReport:
+def _finish(folder: Path, tasks: list[Task], problems: list[Problem], frame_rate: float) -> PrepareReport:
     """Add up the shards and write `report.json`. A row without audio is only a note to others; here it is refused."""
     shards = [json.loads(shard_file(folder, "shard", task.number).read_bytes()) for task in tasks]
     refused = [problem for problem in problems if not problem.is_note or problem.kind == "no_audio"]
@@ -236,13 +147,30 @@ def _finish(folder: Path, tasks: list[_Task], problems: list[Problem], frame_rat
     notes = [problem for problem in problems if problem.is_note and problem.kind != "no_audio"]
     hours = sum(shard["frames"] for shard in shards) / frame_rate / 3600
     report = PrepareReport(sum(shard["rows"] for shard in shards), hours, refused, notes)
-    _write(folder / "report.json", json.dumps(report.as_dict(), indent=1).encode())
-    if not report.rows:
-        raise InputError(f"{folder}: none of {len(refused)} rows could be used; see {folder / 'report.json'}")
+    _write_json(folder / "report.json", report.as_dict())
     return report
 
 
-def _meta(codec: Codec, tokenizer: CharTokenizer, manifests: list[str], shards: int) -> dict[str, Any]:
+def _total(folder: Path, reports: list[PrepareReport], rows_expected: bool) -> PrepareReport:
+    """All parts' reports as one; a machine that got no shard, because there are so few, has done its work as well."""
+    total = PrepareReport(
+        sum(report.rows for report in reports),
+        sum(report.hours for report in reports),
+        [problem for report in reports for problem in report.refused],
+        [note for report in reports for note in report.notes],
+    )
+    if rows_expected and not total.rows:
+        raise InputError(f"{folder}: none of {len(total.refused)} rows could be used; see report.json there")
+    return total
+
+
+def _meta(
+    codec: Codec, tokenizer: CharTokenizer, manifests: list[str], groups: list[list[Row]], settings: list[Any]
+) -> dict[str, Any]:
+    """`plan` stands for rows and settings: parts with different ones are not of one whole."""
+    plan = hashlib.sha256(json.dumps(settings).encode())
+    for group in groups:
+        plan.update(json.dumps([vars(row) for row in group], default=str).encode())
     return {
         "format": FORMAT,
         "fingerprint": {"codec": codec.fingerprint(), "tokenizer": tokenizer.fingerprint()},
@@ -250,7 +178,8 @@ def _meta(codec: Codec, tokenizer: CharTokenizer, manifests: list[str], shards: 
         "codebook_size": codec.codebook_size,
         "frame_rate": codec.frame_rate,
         "rows_per_shard": ROWS_PER_SHARD,
-        "shards": shards,
+        "shards": len(groups),
+        "plan": plan.hexdigest()[:16],
         "manifests": manifests,
     }
 
@@ -262,25 +191,30 @@ def _claim(folder: Path, meta: dict[str, Any]) -> None:
         there, wanted = Fingerprint(**old["fingerprint"]), Fingerprint(**meta["fingerprint"])
         if there != wanted:
             raise InputError(mismatch(folder, there, wanted))
+        if old.get("part") != meta.get("part"):
+            raise InputError(f"{folder}: is part {old.get('part')} of a folder; give the folder that holds all parts")
         if other := [path for path in old["manifests"] if path not in meta["manifests"]]:
             raise InputError(f"{folder}: holds tokens of {other[0]}; give that manifest as well, or another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder for the shards") from None
-    _write(folder / "meta.json", json.dumps(meta, indent=1).encode())
+    _write_json(folder / "meta.json", meta)
 
 
-def _forget_stale(folder: Path, tasks: list[_Task], codebooks: int) -> None:
+def _forget_stale(folder: Path, tasks: list[Task], codebooks: int) -> None:
     """Remove shards that are damaged or no longer true, and what a killed run left half written."""
     keys = {task.number: task.key for task in tasks}
+    stale = [path for name in ("shard", "index", "codes", "meta", "report") for path in folder.glob(f".{name}-*")]
     for path in folder.glob("shard-*.json"):
         number = int(path.stem.partition("-")[2])
         if not _is_true(folder, number, keys.get(number), codebooks):
-            for name in ("shard", "index", "codes"):
-                shard_file(folder, name, number).unlink(missing_ok=True)
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+            stale += [shard_file(folder, name, number) for name in ("shard", "index", "codes")]
+    try:
+        for path in stale:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: old shards cannot be removed ({error.strerror}); give another folder") from None
 
 
 def _is_true(folder: Path, number: int, key: str | None, codebooks: int) -> bool:
@@ -294,24 +228,29 @@ def _is_true(folder: Path, number: int, key: str | None, codebooks: int) -> bool
         return False
 
 
-def _key(meta: dict[str, Any], rows: list[Row], max_seconds: float) -> str:
+def _key(meta: dict[str, Any], rows: list[Row], max_seconds: float, augment: AugmentConfig | None) -> str:
     """Hash of what the shard's bytes depend on; a recording counts by its size and time of change."""
-    digest = hashlib.sha256(json.dumps([FORMAT, meta["fingerprint"], max_seconds]).encode())
+    settings = [FORMAT, meta["fingerprint"], max_seconds]
+    settings += [augment.model_dump()] if augment and augment.copies else []
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for row in rows:
-        state = row.audio.stat() if row.audio and row.audio.exists() else None
-        stamp = (state.st_size, state.st_mtime_ns) if state else None
-        digest.update(json.dumps([vars(row), stamp], default=str).encode())
+        digest.update(json.dumps([vars(row), _stamp(row.audio)], default=str).encode())
     return digest.hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Aside, to the disk, then renamed: the name never stands for half a file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """None for a recording that went away since the manifest was read; its row will be refused."""
     try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free space or give another folder") from None
+        state = path.stat() if path else None
+    except OSError:
+        return None
+    return (state.st_size, state.st_mtime_ns) if state else None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Only where it says something new, so that a finished folder may lie where nothing can be written."""
+    content = json.dumps(value, indent=1).encode()
+    if path.is_file() and path.read_bytes() == content:
+        return
+    with write_aside(path) as aside:
+        aside.write_bytes(content)

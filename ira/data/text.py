@@ -93,7 +93,8 @@ def _read_out(text: str, language: str) -> str:
     if not re.search(rf"[0-9{re.escape(''.join(_SIGNS['en']))}$€£]", text):
         return text
     text = re.sub(rf"([$€£])\s?({number})", lambda m: f"{m[2]} {_money(m[1], m[2], language)}", text)
-    text = re.sub(rf"({number})\s?([$€£])", lambda m: f"{m[1]} {_money(m[2], m[1], language)}", text)
+    # Not from within a number: a long one would be tried at each digit, to its end.
+    text = re.sub(rf"(?<![0-9])({number})\s?([$€£])", lambda m: f"{m[1]} {_money(m[2], m[1], language)}", text)
     text = re.sub(r"(?<=[0-9]):(?=[0-9])", " ", text)
     text = re.sub(r"(?<![\w)-])-(?=[0-9])", f"{_MINUS[language]} ", text)
     if language in _ORDINAL:

@@ -31,6 +31,7 @@ from ira.runtime import pick_device
 
 DEFAULT_VOICE = "a woman with a medium-pitched voice speaking at a normal pace"
 PAUSE_SECONDS = 0.2  # between the pieces of a long text
+LONGEST_DESCRIPTION = 1000  # characters; the time and memory of reading it grow with the square
 VOICE_SECONDS = (0.5, 60.0)  # a recording shorter than the first makes no voice; the second is as much as is read
 
 Sound = str | Path | Tensor
@@ -144,6 +145,10 @@ class Pipeline:
 
     @torch.no_grad()
     def _voice_in_words(self, words: str) -> Voice:
+        if len(words) > LONGEST_DESCRIPTION:
+            raise InputError(
+                f"voice of {len(words)} characters; {LONGEST_DESCRIPTION} at most are read; describe it in fewer words"
+            )
         if not any(character.isalpha() for character in normalize(words, strict=False)):
             raise InputError(f"voice {words!r} says nothing; give a recording, a saved {SUFFIX} or words")
         (embedding,) = embed_words(self.parts.voice_encoder, [words], CharTokenizer())
@@ -346,6 +351,10 @@ def place_audio(prompt: str | None, count: int) -> str:
         InputError: another number of places than sounds, or neither a prompt nor a sound.
     """
     prompt = (prompt or "").strip()
+    if any(
+        "\ud800" <= character <= "\udfff" for character in prompt
+    ):  # of bytes that were no text; no tokenizer reads it
+        raise InputError(f"the prompt {prompt[:40]!a} is not Unicode text; write it as UTF-8")
     if AUDIO not in prompt:
         prompt = " ".join([prompt, *[AUDIO] * count]).strip()
     if prompt.count(AUDIO) != count:

@@ -5,13 +5,13 @@ Paths in a row are taken as given, from the folder the command runs in, or else 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ira.errors import InputError
 from ira.inference.pipeline import ListenRow, SpeakRow
+from ira.reading import parse_json, read_text
 
 LONGEST_ID = 128  # characters; with a suffix it must fit a file name
 Row = TypeVar("Row")
@@ -38,9 +38,9 @@ def read_listen_rows(path: Path) -> list[tuple[str, ListenRow | InputError]]:
 def _read(path: Path, build: Callable[[dict[str, Any], Path], Row]) -> list[tuple[str, Row | InputError]]:
     """An id that cannot be read is shown as the line's number."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        lines = read_text(path).split("\n")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({reason}); give a .jsonl file, one object a line") from None
     rows: list[tuple[str, Row | InputError]] = []
     seen: set[str] = set()
@@ -59,8 +59,8 @@ def _read(path: Path, build: Callable[[dict[str, Any], Path], Row]) -> list[tupl
 
 def _parse(line: str) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        entry = parse_json(line)
+    except ValueError as error:
         raise InputError(f"not JSON ({' '.join(str(error).split())[:80]}); write one object a line") from None
     if not isinstance(entry, dict):
         raise InputError(f"a JSON {type(entry).__name__}, an object is wanted; write one object a line")

@@ -138,16 +138,14 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer layer: self-attention, optional cross-attention, SwiGLU."""
+    """Pre-norm transformer layer: self-attention, SwiGLU."""
 
-    def __init__(self, width: int, heads: int, *, cross: bool = False, hidden: int | None = None) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(width, eps=EPS)
         self.attention = Attention(width, heads)
-        self.cross_norm = nn.RMSNorm(width, eps=EPS) if cross else None
-        self.cross_attention = Attention(width, heads) if cross else None
         self.feed_norm = nn.RMSNorm(width, eps=EPS)
-        self.feed = SwiGLU(width, hidden or swiglu_hidden(width))
+        self.feed = SwiGLU(width, swiglu_hidden(width))
 
     def attend(
         self,
@@ -164,6 +162,10 @@ class Block(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         """Last half: x [B, S, D] plus its feed-forward layer."""
         return x + self.feed(self.feed_norm(x))
+
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+        """Both halves, nothing in between: a layer of an encoder."""
+        return self.feed_forward(self.attend(x, cos_sin, mask=mask))
 
 
 def init_weights(module: nn.Module, layers: int) -> None:

@@ -8,7 +8,6 @@ llm/                  a whole LLM, only where it was built from scratch
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from ira.models.adapter import Adapter
 from ira.models.audio_llm import AudioLLM
 from ira.models.llm import LanguageModel, load_llm, load_lora_state
 from ira.models.speech_lm import SpeechLM
+from ira.reading import parse_json, read_text
 
 LORA_KIND = "LoRA"
 PARTS = ("codec", "voice", "speech_lm", "adapter", "lora")
@@ -54,7 +54,7 @@ def read_model_card(folder: Path) -> ModelCard:
     """
     path = folder / "model.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(read_text(path))
         if isinstance(raw, dict) and raw.get("format", 1) != 1:
             raise InputError(f"{path}: format {raw['format']!r}, this ira reads 1; use the ira that wrote it")
         return ModelCard(**raw)
@@ -64,7 +64,7 @@ def read_model_card(folder: Path) -> ModelCard:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); give a model folder, as ira train writes"
         ) from None
-    except (ValueError, TypeError, RecursionError, ValidationError) as error:
+    except (ValueError, TypeError, ValidationError) as error:
         raise InputError(
             f"{path}: not a model card ({' '.join(str(error).split())[:120]}); train or copy again"
         ) from None

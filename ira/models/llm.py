@@ -157,16 +157,31 @@ def _local_folder(name: str) -> Path:
     return _hub_folder(name)
 
 
+def llm_at_hand(name: str) -> Path | None:
+    """The folder of an LLM that is on this machine already; None where it would have to be fetched or unpacked."""
+    if name in EMBEDDED:
+        unpacked = [folder for file in _embedded_files() if (folder := _unpacked_folder(file)).is_dir()]
+        return _cached_snapshot(EMBEDDED_HUB_ID) or next(iter(unpacked), None)
+    path = Path(name).expanduser()
+    if path.exists():
+        return path if path.is_dir() else None
+    return _cached_snapshot(name) if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) else None
+
+
 def _embedded_folder() -> Path:
     cached = _cached_snapshot(EMBEDDED_HUB_ID)
     if cached is not None:
         return cached
-    package = importlib.util.find_spec(EMBEDDED_PACKAGE)  # found, not imported: its code wants an engine of its own
-    places = list(package.submodule_search_locations or []) if package else []
-    files = [file for place in places for file in sorted(Path(place).glob("*.gguf"))]
+    files = _embedded_files()
     if not files:
         raise InputError(f"the embedded LLM {EMBEDDED[1]} is not installed; run {EMBEDDED_REMEDY}")
     return _dequantised(files[0])
+
+
+def _embedded_files() -> list[Path]:
+    package = importlib.util.find_spec(EMBEDDED_PACKAGE)  # found, not imported: its code wants an engine of its own
+    places = list(package.submodule_search_locations or []) if package else []
+    return [file for place in places for file in sorted(Path(place).glob("*.gguf"))]
 
 
 def _hub_folder(hub_id: str) -> Path:
@@ -210,8 +225,8 @@ def _is_complete(folder: Path) -> bool:
 
 def _dequantised(gguf: Path) -> Path:
     """A GGUF file unpacked to bf16 safetensors, once, in IRA's cache (IRA_CACHE, else ~/.cache/ira)."""
-    cache = Path(os.environ.get("IRA_CACHE") or Path.home() / ".cache" / "ira").expanduser()
-    folder = cache / f"{gguf.stem}-{_sha256(gguf)[:16]}"
+    folder = _unpacked_folder(gguf)
+    cache = folder.parent
     if folder.is_dir():
         return folder
     try:
@@ -225,6 +240,11 @@ def _dequantised(gguf: Path) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _unpacked_folder(gguf: Path) -> Path:
+    cache = Path(os.environ.get("IRA_CACHE") or Path.home() / ".cache" / "ira").expanduser()
+    return cache / f"{gguf.stem}-{_sha256(gguf)[:16]}"
 
 
 def _unpack_gguf(gguf: Path, folder: Path) -> None:

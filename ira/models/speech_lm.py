@@ -8,7 +8,7 @@ the states that the adapter reads are computed with both dropped, so no transcri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from ira.audio.delay import delay, undelay
 from ira.config import SpeechConfig
 from ira.errors import InputError
-from ira.models.blocks import EPS, Block, KeyValueCache, init_weights, length_mask, rope
+from ira.models.blocks import EPS, Attention, Block, KeyValueCache, init_weights, length_mask, rope
+
+MOST_CODEBOOKS = 64
 
 
 @dataclass
@@ -47,6 +49,36 @@ class DecodeState:
     mask: Tensor
 
 
+class DecoderLayer(Block):
+    """A block that looks at text and voice between its two halves."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.cross_norm = nn.RMSNorm(width, eps=EPS)
+        self.cross_attention = Attention(width, heads)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        cos_sin: tuple[Tensor, Tensor],
+        memory: Tensor,
+        memory_mask: Tensor,
+        mask: Tensor,
+        align: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """A whole sequence x [B, S, D] over memory [B, 1 + L, D]; with `align` also attention logits [B, S, L]."""
+        x = self.attend(x, cos_sin, causal=True)
+        keys, values = self.cross_attention.project_memory(memory)
+        query = self.cross_norm(x)
+        scores = None
+        if align:
+            scores = self.cross_attention.scores(query, keys[:, :, 1:]).mean(1)
+            scores = scores + (mask[:, 0, :, 1:] if mask.dtype != torch.bool else 0.0)
+            scores = scores.masked_fill(~memory_mask[:, None, 1:], -torch.inf)
+        x = x + self.cross_attention.cross(query, keys, values, mask)
+        return self.feed_forward(x), scores
+
+
 class SpeechLM(nn.Module):
     """See the module's docstring; `codebooks`, `codebook_size`, `text_vocab`, `voice_dim` are read from neighbours."""
 
@@ -54,6 +86,8 @@ class SpeechLM(nn.Module):
         self, config: SpeechConfig, *, codebooks: int, codebook_size: int, text_vocab: int, voice_dim: int
     ) -> None:
         super().__init__()
+        if not 1 <= codebooks <= MOST_CODEBOOKS:
+            raise ValueError(f"{codebooks} codebooks; 1 to {MOST_CODEBOOKS} are possible")
         self.config = config
         self.codebooks, self.codebook_size, self.text_vocab, self.voice_dim = (
             codebooks,
@@ -63,7 +97,7 @@ class SpeechLM(nn.Module):
         )
         width = config.width
         self.embed = nn.ModuleList(nn.Embedding(codebook_size + 3, width) for _ in range(codebooks))
-        self.layers = nn.ModuleList(Block(width, config.heads, cross=True) for _ in range(config.layers))
+        self.layers = nn.ModuleList(DecoderLayer(width, config.heads) for _ in range(config.layers))
         self.norm = nn.RMSNorm(width, eps=EPS)
         self.heads = nn.Linear(width, codebooks * (codebook_size + 1), bias=False)
         self.text_embed = nn.Embedding(text_vocab, width)
@@ -140,7 +174,7 @@ class SpeechLM(nn.Module):
         x = self.text_embed(text)
         angles = rope(positions, self.config.width // self.config.heads)
         for layer in self.text_layers:
-            x = layer.feed_forward(layer.attend(x, angles, mask=mask[:, None, None, :]))  # type: ignore[operator]
+            x = layer(x, angles, mask[:, None, None, :])
         # Absolute places in the memory are what lets attention go on from where it was.
         x = self.memory_norm(x) + sinusoids(positions, self.config.width).to(x.dtype)
         return torch.where((lengths == 0)[:, None, None], self.null_text.to(x.dtype), x), mask
@@ -172,7 +206,7 @@ class SpeechLM(nn.Module):
         angles = self._angles(torch.arange(x.shape[1], device=x.device))
         for index, layer in enumerate(self.layers):
             want = align and index == self.guided_layer
-            x, scores = self._layer(layer, x, angles, memory, mask, want)
+            x, scores = layer(x, angles, memory.vectors, memory.mask, mask, want)
             alignment = scores if want else alignment
         logits = self.heads(self.norm(x)).unflatten(-1, (books, -1)).transpose(1, 2)
         if alignment is not None:
@@ -191,24 +225,9 @@ class SpeechLM(nn.Module):
         angles = self._angles(torch.arange(x.shape[1], device=x.device))
         found = {}
         for index, layer in enumerate(self.layers[: max(layers) + 1]):
-            x, _ = self._layer(layer, x, angles, memory, mask, False)
+            x, _ = layer(x, angles, memory.vectors, memory.mask, mask, False)
             found[index] = x[:, self.codebooks :]
         return torch.stack([found[index] for index in layers], dim=1)
-
-    def _layer(
-        self, layer: nn.Module, x: Tensor, angles: tuple[Tensor, Tensor], memory: Memory, mask: Tensor, align: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        assert isinstance(layer, Block) and layer.cross_attention is not None and layer.cross_norm is not None
-        x = layer.attend(x, angles, causal=True)
-        keys, values = layer.cross_attention.project_memory(memory.vectors)
-        query = layer.cross_norm(x)
-        scores = None
-        if align:
-            scores = layer.cross_attention.scores(query, keys[:, :, 1:]).mean(1)
-            scores = scores + (mask[:, 0, :, 1:] if mask.dtype != torch.bool else 0.0)
-            scores = scores.masked_fill(~memory.mask[:, None, 1:], -torch.inf)
-        x = x + layer.cross_attention.cross(query, keys, values, mask)
-        return layer.feed_forward(x), scores
 
     def _cross_mask(self, memory: Memory, prior: Tensor | None, x: Tensor) -> Tensor:
         """Boolean [B, 1, 1, 1 + L], or additive [B, 1, S, 1 + L] where a prior guides the attention."""
@@ -246,17 +265,17 @@ class SpeechLM(nn.Module):
         self._check_room(max_steps)
         rows, heads = len(memory.vectors), self.config.heads
         caches, projected = [], []
-        for layer in self.layers:
+        for layer in cast(list[DecoderLayer], self.layers):
             caches.append(KeyValueCache.empty(rows, heads, max_steps, self.config.width // heads, memory.vectors))
-            projected.append(layer.cross_attention.project_memory(memory.vectors))  # type: ignore[union-attr, operator]
+            projected.append(layer.cross_attention.project_memory(memory.vectors))
         return DecodeState(caches, projected, memory.mask[:, None, None, :])
 
     def step(self, tokens: Tensor, state: DecodeState) -> Tensor:
         """One step: tokens [B, K] that stand at the next position -> logits [B, K, V + 1] of the one after it."""
         x = self._embed(tokens[:, :, None])
         angles = self._angles(torch.tensor([state.caches[0].length], device=x.device))
-        for layer, cache, (keys, values) in zip(self.layers, state.caches, state.memory, strict=True):
-            assert isinstance(layer, Block) and layer.cross_attention is not None and layer.cross_norm is not None
+        layers = cast(list[DecoderLayer], self.layers)
+        for layer, cache, (keys, values) in zip(layers, state.caches, state.memory, strict=True):
             x = layer.attend(x, angles, cache=cache)
             x = x + layer.cross_attention.cross(layer.cross_norm(x), keys, values, state.mask)
             x = layer.feed_forward(x)

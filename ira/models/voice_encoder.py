@@ -37,7 +37,7 @@ class Tower(nn.Module):
         mask = length_mask(lengths.clamp(min=1), x.shape[1])  # an empty row reads its padding, not nothing (NaN)
         angles = rope(torch.arange(x.shape[1], device=x.device), self.head_dim)
         for block in self.blocks:
-            x = block.feed_forward(block.attend(x, angles, mask=mask[:, None, None, :]))  # type: ignore[operator]
+            x = block(x, angles, mask[:, None, None, :])
         x = self.norm(x)
         weights = self.attend(x).masked_fill(~mask[..., None], -torch.inf).softmax(dim=1)
         return F.normalize(self.out((weights * x).sum(dim=1)).float(), dim=-1)

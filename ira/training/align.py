@@ -17,10 +17,11 @@ from ira.data.batches import SamplerState, batches, spread
 from ira.data.shards import TokenShards
 from ira.models.audio_llm import AudioLLM, Responses
 from ira.models.llm import lora_off
+from ira.processes import mine, summed
 from ira.training.conversations import Turn, listen_rows, response_ids, student_item, teacher_item, written
-from ira.training.loop import StepLoss
 from ira.training.losses import UncertaintyWeights, cosine_gap, distillation, masked_mean
 from ira.training.rewards import pad_tokens
+from ira.training.stage import StepLoss
 
 JUDGED = 32
 
@@ -53,10 +54,13 @@ class AlignTraining:
     def modules(self) -> dict[str, nn.Module]:
         return {"adapter": self.audio_llm.adapter, "lora": self.audio_llm.language, "weights": self.weights}
 
-    def batches(self, state: SamplerState) -> Iterator[tuple[list[Turn], SamplerState]]:
+    def plan(self, state: SamplerState) -> Iterator[tuple[list[int], SamplerState]]:
+        """Numbers of turns whose recordings are of like length."""
         lengths = self.shards.lengths[[turn.row for turn in self.turns]]
-        for chosen, after in batches(lengths, int(self.settings.batch_seconds * self.frame_rate), state):
-            yield [self.turns[i] for i in chosen], after
+        yield from batches(lengths, int(self.settings.batch_seconds * self.frame_rate), state)
+
+    def load(self, key: list[int]) -> list[Turn]:
+        return [self.turns[i] for i in key]
 
     def loss(self, batch: list[Turn], share_done: float) -> StepLoss:
         student, teacher, ends = self._answers(self.shards, batch)
@@ -94,7 +98,7 @@ class AlignTraining:
     def validate(self) -> dict[str, float]:
         """Held-out KL and agreement with the teacher; the same with another recording's sound shows what is heard."""
         totals: dict[str, float] = {}
-        for start in range(0, len(self.judged), 8):
+        for start in mine(range(0, len(self.judged), 8)):
             part = self.judged[start : start + 8]
             for key, shift in (("", 0), ("_other_audio", 1)):
                 student, teacher, _ = self._answers(self.held_out, part, shift)
@@ -102,4 +106,4 @@ class AlignTraining:
                 kl = distillation(student.logits, teacher.logits, student.mask, 1.0)
                 for name, value in (("kl", kl), ("agreement", masked_mean(same, student.mask))):
                     totals[name + key] = totals.get(name + key, 0.0) + float(value) * len(part) / len(self.judged)
-        return totals
+        return summed(totals)

@@ -1,7 +1,8 @@
-"""Stage `codec`: recordings in, a compact codec out.
+"""Stage `codec`: recordings in, a compact codec out, or a released EnCodec that has heard them.
 
-Reconstruction alone: multi-scale mel distance plus the quantizer's losses, with quantizer dropout so that any prefix
-of the codebooks decodes (Zeghidour et al. 2021).
+Reconstruction (spectra with and without phases, samples) and the quantizer's losses, with quantizer dropout so that any
+prefix of the codebooks decodes (Zeghidour et al. 2021). For the last `adversarial_share` of the run discriminators
+judge the sound too.
 """
 
 from __future__ import annotations
@@ -9,31 +10,42 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ira.audio.compact import HOP, CompactCodec
+from ira.audio.compact import CompactCodec
+from ira.audio.synthesis import HOP
 from ira.audio.waveform import SAMPLE_RATE, load_audio
 from ira.config import CodecStage
 from ira.console import warn
 from ira.data.batches import SamplerState
 from ira.data.manifest import Row
 from ira.errors import InputError
-from ira.training.loop import StepLoss
+from ira.processes import in_order, rank, world
+from ira.trackers.base import Samples
+from ira.training.adversary import Discriminators, balanced
+from ira.training.finetune import TrainableEncodec
 from ira.training.losses import MultiScaleMel
+from ira.training.reconstruction import Reconstruction
+from ira.training.samples import sound_and_spectrogram
+from ira.training.stage import StepLoss
 
 CROPS_PER_FILE = 4  # a file costs more to open than to crop
 COMMITMENT = 0.25
+ADVERSARIAL = 0.7  # norm of the discriminators' gradient at the codec's output by that of the reconstruction
 VALIDATION_CROPS = 32
+SHOWN = 3  # of them as samples
 MAX_SECONDS = 600.0  # a longer recording would fill the memory to give four crops
+INT16 = 32768.0
 
 
 @dataclass
 class CodecTraining:
     """The stage: trains `codec` on random crops of `rows`, judged on fixed crops of `held_out`."""
 
-    codec: CompactCodec
+    codec: CompactCodec | TrainableEncodec
     rows: list[Row]
     held_out: list[Row]
     settings: CodecStage
@@ -42,37 +54,69 @@ class CodecTraining:
     metric: str = "mel_distance"
 
     def __post_init__(self) -> None:
-        self.mel = MultiScaleMel().to(self.device)
-        self.samples = max(int(self.settings.crop_seconds * SAMPLE_RATE) // HOP, 1) * HOP
+        self.mel, self.reconstruction = MultiScaleMel().to(self.device), Reconstruction().to(self.device)
+        self.discriminators = Discriminators().to(self.device) if self.settings.adversarial_share else None
+        self.recordings = Recordings(self.settings.cache_gb)
+        self.crop_samples = max(int(self.settings.crop_seconds * SAMPLE_RATE) // HOP, 1) * HOP
+        self.files = max(round(self.settings.batch_seconds / self.settings.crop_seconds) // CROPS_PER_FILE, 1)
         self.rows = [row for row in self.rows if row.audio]
         if not self.rows:
             raise InputError("codec stage: no row has an audio file; name a manifest with recordings in data.train")
         held_out = [row for row in self.held_out if row.audio][:VALIDATION_CROPS]
-        self.judged = crops(held_out or self.rows[:4], self.samples, 1, torch.Generator().manual_seed(0))
+        judged, generator = held_out or self.rows[:4], torch.Generator().manual_seed(0)
+        self.judged = crops(Recordings(), judged, self.crop_samples, 1, generator)
 
     def modules(self) -> dict[str, nn.Module]:
-        return {"codec": self.codec}
+        """Only the codec is published; the discriminators are part of the run."""
+        return {"codec": self.codec, **({"discriminators": self.discriminators} if self.discriminators else {})}
 
-    def batches(self, state: SamplerState) -> Iterator[tuple[Tensor, SamplerState]]:
-        """Waveform crops [B, 1, N]; the order and the crops follow from (seed, epoch, cursor) alone."""
-        files = max(round(self.settings.batch_seconds / self.settings.crop_seconds) // CROPS_PER_FILE, 1)
+    def plan(self, state: SamplerState) -> Iterator[tuple[tuple[int, int, int], SamplerState]]:
+        """(seed, epoch, first file) of every batch: all that its crops follow from."""
         while True:
-            order = torch.randperm(len(self.rows), generator=_generator(state.seed, state.epoch, -1)).tolist()
-            while state.cursor < len(order):
-                chosen = [self.rows[i] for i in order[state.cursor : state.cursor + files]]
-                generator = _generator(state.seed, state.epoch, state.cursor)
-                state = SamplerState(state.seed, state.epoch, state.cursor + files)
-                yield random_gain(crops(chosen, self.samples, CROPS_PER_FILE, generator), generator), state
+            while state.cursor < len(self.rows):
+                key = (state.seed, state.epoch, state.cursor)
+                state = SamplerState(state.seed, state.epoch, state.cursor + self.files)
+                yield key, state
             state = SamplerState(state.seed, state.epoch + 1, 0)
 
+    def load(self, key: tuple[int, int, int]) -> Tensor:
+        """Waveform crops [B, 1, N]."""
+        seed, epoch, cursor = key
+        order = torch.randperm(len(self.rows), generator=_generator(seed, epoch, -1)).tolist()
+        chosen = [self.rows[i] for i in order[cursor : cursor + self.files]]
+        generator = _generator(*key)
+        return random_gain(crops(self.recordings, chosen, self.crop_samples, CROPS_PER_FILE, generator), generator)
+
     def loss(self, batch: Tensor, share_done: float) -> StepLoss:
+        """The gradient is made at the codec's output and carried back by a loss of that slope, not of that value."""
         waveform = batch.to(self.device)
         books = self._dropped_books(len(waveform)).to(self.device)
         made, quantized = self.codec(waveform, books)
-        mel = self.mel(made, waveform)
-        loss = self.settings.mel_weight * mel + quantized.codebook_loss + COMMITMENT * quantized.commitment_loss
-        metrics = {"mel": float(mel.detach()), "codebook": float(quantized.codebook_loss.detach())}
+        output = made.detach().requires_grad_()
+        losses = self.reconstruction(output, waveform)
+        weighted = sum(getattr(self.settings, f"{name}_weight") * loss for name, loss in losses.items())
+        metrics = {name: float(loss.detach()) for name, loss in losses.items()}
+        (gradient,) = torch.autograd.grad(torch.as_tensor(weighted), output)
+        own = made.new_zeros(())
+        if self.discriminators and share_done >= 1 - self.settings.adversarial_share:
+            adversary, own, heard = self.discriminators(output, waveform)
+            gradient = balanced(gradient, adversary, ADVERSARIAL)
+            metrics |= {name: float(loss.detach()) for name, loss in heard.items()}
+        quantizer = quantized.codebook_loss + COMMITMENT * quantized.commitment_loss
+        slope = (made * gradient).sum()
+        loss = torch.as_tensor(weighted).detach() + slope - slope.detach() + quantizer + own
+        metrics["codebook"] = float(quantized.codebook_loss.detach())
         return StepLoss(loss, waveform.shape[0] * waveform.shape[-1] // HOP, metrics)
+
+    def after_step(self, kept: bool) -> None:
+        """Revive dead codes with what all processes saw; a step that was dropped has nothing to say."""
+        if not isinstance(self.codec, CompactCodec):
+            return
+        quantizer = self.codec.quantizer
+        seen = in_order({number * world() + rank(): each for number, each in enumerate(quantizer.seen)})
+        quantizer.seen.clear()
+        if kept:
+            quantizer.revive(seen)
 
     def _dropped_books(self, batch: int) -> Tensor:
         """Half of the rows use every codebook, the others a random number of them: [B]."""
@@ -88,10 +132,38 @@ class CodecTraining:
             "mel_distance": float(self.mel(self.codec.decode(tokens.codes), waveform)),
             "mel_distance_half": float(self.mel(self.codec.decode(tokens.codes[:, :half]), waveform)),
             "code_usage": _usage(tokens.codes, self.codec.codebook_size),
+            "code_usage_least": min(_usage(book[:, None], self.codec.codebook_size) for book in tokens.codes.unbind(1)),
         }
 
+    @torch.no_grad()
+    def samples(self) -> Samples:
+        """Held-out crops and what the codec makes of them, to hear and to see."""
+        waveform, found = self.judged[:SHOWN].to(self.device), Samples()
+        pairs = {"original": waveform, "copy": self.codec.decode(self.codec.encode(waveform).codes)}
+        for clip in range(len(waveform)):
+            for kind, sound in pairs.items():
+                found |= sound_and_spectrogram(f"clip{clip + 1}-{kind}", sound[clip, 0], SAMPLE_RATE, HOP)
+        return found
 
-def crops(rows: list[Row], samples: int, each: int, generator: torch.Generator) -> Tensor:
+
+class Recordings:
+    """Reads files at 16 bits and keeps the first `gigabytes` of them, which are decoded once."""
+
+    def __init__(self, gigabytes: float = 0.0) -> None:
+        self.left = gigabytes * 1e9
+        self.kept: dict[Path, Tensor] = {}
+
+    def read(self, path: Path) -> Tensor:
+        """The waveform [1, N] of a file of at most MAX_SECONDS."""
+        sound = self.kept.get(path)
+        if sound is None:
+            sound = (load_audio(path, max_seconds=MAX_SECONDS) * INT16).round().clamp(-INT16, INT16 - 1).short()
+            if sound.nbytes <= self.left:
+                self.kept[path], self.left = sound, self.left - sound.nbytes
+        return sound / INT16
+
+
+def crops(recordings: Recordings, rows: list[Row], samples: int, each: int, generator: torch.Generator) -> Tensor:
     """`each` random crops of every recording [B, 1, samples]; a short one is padded with silence.
 
     A recording that cannot be read is left out and named once; training goes on.
@@ -99,7 +171,7 @@ def crops(rows: list[Row], samples: int, each: int, generator: torch.Generator) 
     pieces = []
     for row in rows:
         try:
-            waveform = load_audio(row.audio, max_seconds=MAX_SECONDS)  # type: ignore[arg-type]
+            waveform = recordings.read(row.audio)  # type: ignore[arg-type]
         except InputError as error:
             _say_once(f"{error}; left out of training")
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,12 @@ from ira.config import ReinforceStage
 from ira.data.batches import SamplerState, spread
 from ira.data.shards import TokenShards
 from ira.models.audio_llm import AudioLLM, PromptItem, Responses
+from ira.processes import in_order, mine, summed
 from ira.training import ppo
 from ira.training.conversations import Turn, listen_rows, student_item, written
-from ira.training.loop import StepLoss
+from ira.training.parallel import gathered
 from ira.training.rewards import behaviour_scores, normalise_scores, pad_tokens
+from ira.training.stage import StepLoss
 
 MINIBATCHES = 4
 JUDGED = 16
@@ -42,6 +44,11 @@ class Rollouts:
     advantages: Tensor
     returns: Tensor
     figures: dict[str, float]
+
+    def to(self, device: torch.device) -> Rollouts:
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        items = [PromptItem(item.messages, [audio.to(device) for audio in item.audio]) for item in self.items]
+        return replace(self, items=items, **moved)
 
 
 class ValueHead(nn.Module):
@@ -92,7 +99,7 @@ class ReinforceTraining:
     def modules(self) -> dict[str, nn.Module]:
         return {"lora": self.audio_llm.language, "value": self.value}
 
-    def batches(self, state: SamplerState) -> Iterator[tuple[Rollouts, SamplerState]]:
+    def plan(self, state: SamplerState) -> Iterator[tuple[Rollouts, SamplerState]]:
         """Rollouts of the policy as it is now; each minibatch comes `epochs` times, in changing order.
 
         The state moves with the last of them: those before belong to a policy that is gone when a run is resumed.
@@ -108,22 +115,34 @@ class ReinforceTraining:
             state = SamplerState(state.seed, state.epoch + 1, 0)
             yield parts[last], state
 
+    def load(self, key: Rollouts) -> Rollouts:
+        return key.to(self.device)
+
     @torch.no_grad()
     def _collect(self, turns: list[Turn], seed: int) -> list[Rollouts]:
-        """Sample answers, score them, and turn the scores into advantages over the whole collection."""
+        """Sample answers, score them, and turn the scores into advantages over the whole collection.
+
+        Every process samples its share of the parts and gets to know those of the others.
+        """
         self.audio_llm.eval()  # dropout would make the policy another one at every look
         size = -(-len(turns) // MINIBATCHES)
         groups = [turns[start : start + size] for start in range(0, len(turns), size)]
-        items = [self._items(self.shards, group) for group in groups]
-        answers = [self._sample(group, seed + 100 * n) for n, group in enumerate(items)]
-        raw = [self._reward(self.shards, group, ids) for group, ids in zip(groups, answers, strict=True)]
-        scores = normalise_scores(torch.cat(raw)).split([len(group) for group in groups])
-        parts = [self._roll(*each) for each in zip(items, answers, scores, strict=True)]
+        with gathered():
+            own = {n: self._answer(group, seed + 100 * n) for n, group in mine(list(enumerate(groups)))}
+            raw = torch.cat(in_order({n: scores.cpu() for n, (_, _, scores) in own.items()}))
+            scores = normalise_scores(raw).split([len(group) for group in groups])
+            rolled = {n: self._roll(items, ids, scores[n].to(self.device)) for n, (items, ids, _) in own.items()}
+        parts = in_order({n: part.to(torch.device("cpu")) for n, part in rolled.items()})
         whitened = ppo.whiten([part.advantages for part in parts], [part.mask for part in parts])
         for part, advantages in zip(parts, whitened, strict=True):
             part.advantages = advantages
-            part.figures["reward"] = float(torch.cat(raw).mean())
+            part.figures["reward"] = float(raw.mean())
         return parts
+
+    def _answer(self, turns: list[Turn], seed: int) -> tuple[list[PromptItem], list[list[int]], Tensor]:
+        items = self._items(self.shards, turns)
+        answers = self._sample(items, seed)
+        return items, answers, self._reward(self.shards, turns, answers)
 
     def _items(self, shards: TokenShards, turns: list[Turn]) -> list[PromptItem]:
         heard = listen_rows(self.audio_llm, [shards[turn.row] for turn in turns], self.device)
@@ -190,10 +209,10 @@ class ReinforceTraining:
 
     def validate(self) -> dict[str, float]:
         """Mean reward of greedy answers on held-out speech; `loss_of_reward` is its negative, to be minimised."""
-        rewards = []
-        for start in range(0, len(self.judged), 8):
+        total = 0.0
+        for start in mine(range(0, len(self.judged), 8)):
             turns = self.judged[start : start + 8]
             answers = self.audio_llm.generate_ids(self._items(self.held_out, turns), self.settings.response_tokens)
-            rewards.append(self._reward(self.held_out, turns, answers))
-        mean = float(torch.cat(rewards).mean())
+            total += float(self._reward(self.held_out, turns, answers).sum())
+        mean = summed({"reward": total})["reward"] / len(self.judged)
         return {"reward": mean, "loss_of_reward": -mean}

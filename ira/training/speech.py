@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,15 +24,19 @@ from ira.data.batches import SamplerState, SpeechBatch, batches, collate, spread
 from ira.data.shards import Example, TokenShards
 from ira.data.text import CharTokenizer
 from ira.errors import InputError
-from ira.models.decode import frame_bound, generate
-from ira.models.speech_lm import SpeechLM
+from ira.models.decode import Generated, frame_bound, generate
+from ira.models.speech_lm import Memory, SpeechLM
 from ira.models.voice_encoder import VoiceEncoder, embed_tokens
-from ira.training.loop import StepLoss
+from ira.processes import mine, summed
+from ira.trackers.base import Samples
 from ira.training.losses import codec_cross_entropy, diagonal_prior, forward_sum, guided_attention
+from ira.training.samples import attention, sound_and_spectrogram
+from ira.training.stage import StepLoss
 from ira.training.voice import speaker_of
 
 JUDGED = 48  # held-out rows whose likelihood is measured
 SPOKEN = 8  # held-out sentences that are spoken at every validation
+SHOWN = 2  # held-out sentences among the samples
 
 
 class SpeechTraining:
@@ -70,14 +73,18 @@ class SpeechTraining:
     def modules(self) -> dict[str, nn.Module]:
         return {"speech_lm": self.model}
 
-    def batches(self, state: SamplerState) -> Iterator[tuple[tuple[SpeechBatch, Tensor], SamplerState]]:
-        """Rows of like length with a voice each [B, P]: half the time that of another clip of the same speaker."""
+    def plan(self, state: SamplerState) -> Iterator[tuple[tuple[SamplerState, list[int]], SamplerState]]:
+        """Rows of like length, and the place in the run that their voices are drawn by."""
         lengths = self.shards.lengths[self.rows]
         for chosen, after in batches(lengths, int(self.settings.batch_seconds * self.frame_rate), state):
-            rows = [self.rows[i] for i in chosen]
-            generator = torch.Generator().manual_seed(hash((after.seed, after.epoch, after.cursor)) % 2**63)
-            voices = torch.stack([self.voices.draw(row, generator) for row in rows])
-            yield (collate([self.shards[row] for row in rows], self.tokenizer), voices), after
+            yield (after, [self.rows[i] for i in chosen]), after
+
+    def load(self, key: tuple[SamplerState, list[int]]) -> tuple[SpeechBatch, Tensor]:
+        """The rows with a voice each [B, P]: half the time that of another clip of the same speaker."""
+        place, rows = key
+        generator = torch.Generator().manual_seed(hash((place.seed, place.epoch, place.cursor)) % 2**63)
+        voices = torch.stack([self.voices.draw(row, generator) for row in rows])
+        return collate([self.shards[row] for row in rows], self.tokenizer), voices
 
     def loss(self, batch: tuple[SpeechBatch, Tensor], share_done: float) -> StepLoss:
         rows, voices = batch
@@ -126,7 +133,7 @@ class SpeechTraining:
         rows = collate(self.judged, self.tokenizer)
         keep = torch.zeros(len(self.judged), dtype=torch.bool, device=self.device)
         book0, walked, strayed = 0.0, 0.0, 0.0
-        for part in torch.arange(len(self.judged)).split(8):
+        for part in mine(torch.arange(len(self.judged)).split(8)):
             codes, frames = rows.codes[part].to(self.device), rows.frames[part].to(self.device)
             memory = self.model.condition(
                 rows.text[part].to(self.device),
@@ -141,22 +148,51 @@ class SpeechTraining:
             lengths = rows.text_lengths[part].to(self.device)
             walked += float(forward_sum(out.alignment, frames, lengths)) * len(part)
             strayed += float(guided_attention(out.alignment, frames, lengths)) * len(part)
-        totals = {"book0_nll": book0, "forward_sum": walked, "off_diagonal": strayed}
+        totals = summed({"book0_nll": book0, "forward_sum": walked, "off_diagonal": strayed})
         figures = {name: total / len(self.judged) for name, total in totals.items()}
         figures |= self._speak(spread(self.judged, SPOKEN), self.judged_voices[spread(range(len(self.judged)), SPOKEN)])
         return figures | {"score": figures["book0_nll"] + figures["runaway"]}
 
     def _speak(self, examples: list[Example], voices: Tensor) -> dict[str, float]:
-        """Speak the texts: the share that never ends, and the length against the recording's."""
+        """Speak the texts: the share that never ends, and the length against the recording's.
+
+        Every process speaks all of them: a batch takes about as long as its longest sentence, and a part of it might
+        be rounded, and so drawn, differently.
+        """
         rows = collate(examples, self.tokenizer)
-        voices = voices.to(self.device)
-        text, lengths = rows.text.to(self.device), rows.text_lengths.to(self.device)
-        memory = self.model.condition(text, lengths, voices)
-        spoken = generate(
-            self.model, memory, None, frame_bound(lengths, self.frame_rate), seeds=list(range(len(examples)))
-        )
+        spoken = self._generate(self._condition(rows, voices), rows)
         ratio = float((spoken.frames.cpu() / rows.frames).mean())
         return {"runaway": float((~spoken.finished).float().mean()), "length_ratio": ratio}
+
+    def _condition(self, rows: SpeechBatch, voices: Tensor) -> Memory:
+        return self.model.condition(
+            rows.text.to(self.device), rows.text_lengths.to(self.device), voices.to(self.device)
+        )
+
+    def _generate(self, memory: Memory, rows: SpeechBatch) -> Generated:
+        bound = frame_bound(rows.text_lengths.to(self.device), self.frame_rate)
+        return generate(self.model, memory, None, bound, seeds=list(range(len(rows.examples))))
+
+    @torch.no_grad()
+    def samples(self) -> Samples:
+        """Two held-out sentences: spoken, to hear and to see, and where attention stands as the recording goes on."""
+        by_length = sorted(range(len(self.judged)), key=lambda row: self.judged[row].frames)
+        chosen = spread(by_length[: max(len(by_length) // 2, SHOWN)], SHOWN)  # long ones take as long as validation
+        rows = collate([self.judged[i] for i in chosen], self.tokenizer)
+        memory = self._condition(rows, self.judged_voices[chosen])
+        out = self.model(rows.codes.to(self.device), rows.frames.to(self.device), memory, align=True)
+        assert out.alignment is not None
+        found, weights = Samples(), out.alignment.float().softmax(-1)
+        for row, (frames, letters) in enumerate(zip(rows.frames.tolist(), rows.text_lengths.tolist(), strict=True)):
+            found[f"sentence{row + 1}-attention"] = attention(weights[row, :frames, :letters].T)
+        return found | self._hear(self._generate(memory, rows))
+
+    def _hear(self, spoken: Generated) -> Samples:
+        codec, found = self.voices.codec, Samples()
+        for row, frames in enumerate(spoken.frames.tolist()):
+            waveform = codec.decode(spoken.codes[row : row + 1, :, : max(frames, 1)])[0, 0]
+            found |= sound_and_spectrogram(f"sentence{row + 1}", waveform, codec.sample_rate, codec.hop)
+        return found
 
 
 class VoiceTable:
@@ -188,7 +224,7 @@ class VoiceTable:
     @torch.no_grad()
     def _embed_all(self, shards: TokenShards) -> Tensor:
         """Every row's voice, sorted by length so that little is padding; kept beside the shards for the next run."""
-        kept = shards.folder / f"voices-{parameter_hash(self.encoder)}-{rows_hash(shards.folder)}.npy"
+        kept = shards.folder / f"voices-{parameter_hash(self.encoder)}-{rows_hash(shards)}.npy"
         found = torch.from_numpy(np.load(kept, allow_pickle=False)) if kept.is_file() else torch.zeros(0)
         if len(found) == len(shards):
             return found
@@ -201,11 +237,12 @@ class VoiceTable:
         return out
 
 
-def rows_hash(folder: Path) -> str:
+def rows_hash(shards: TokenShards) -> str:
     """Eight hex digits that change when a row of the shards or what it was made of does."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("shard-*.json"), *folder.glob("index-*.jsonl")]):
-        digest.update(path.read_bytes())
+    for folder in shards.folders:
+        for path in sorted([*folder.glob("shard-*.json"), *folder.glob("index-*.jsonl")]):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
 

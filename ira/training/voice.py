@@ -15,16 +15,21 @@ from torch import Tensor, nn
 from ira.audio.codec import Codec
 from ira.audio.waveform import LogMel
 from ira.config import VoiceStage
-from ira.data.batches import SamplerState
+from ira.data.batches import SamplerState, spread
 from ira.data.shards import Example, TokenShards
 from ira.data.text import CharTokenizer
 from ira.data.voices import attributes, captions, tag_overlap
 from ira.models.voice_encoder import VoiceEncoder, embed_tokens, embed_words
-from ira.training.loop import StepLoss
+from ira.processes import in_order, mine
+from ira.trackers.base import Samples
 from ira.training.losses import UncertaintyWeights, soft_contrastive
+from ira.training.samples import heat_map
+from ira.training.stage import StepLoss
 
 TARGET_SHARPNESS = 0.1  # soft targets are exp((overlap - 1) / this): only near-identical tags count as a match
 JUDGED = 96  # held-out clips that validation looks at
+HEARD_TOGETHER = 16
+SHOWN = 32  # of them in the picture
 
 
 @dataclass
@@ -36,6 +41,17 @@ class VoiceBatch:
     examples: list[Example]
     speakers: list[str]
     words: list[str]
+
+
+class Temperature(nn.Module):
+    """A learned softmax temperature, kept in 0.01..1."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor([start]).log())
+
+    def forward(self) -> Tensor:
+        return self.log.exp().clamp(0.01, 1.0)
 
 
 class VoiceTraining:
@@ -59,26 +75,29 @@ class VoiceTraining:
         self.crop = int(encoder.config.crop_seconds * codec.frame_rate)
         self.rows = max(int(settings.batch_seconds / (2 * encoder.config.crop_seconds)), 2)
         self.weights = UncertaintyWeights(["words", "speaker"]).to(device)
-        self.log_temperature = nn.Parameter(torch.tensor(settings.temperature).log())
+        self.temperature = Temperature(settings.temperature).to(device)
         self.by_speaker: dict[str, list[int]] = {}
         for index in range(len(shards)):
             self.by_speaker.setdefault(speaker_of(shards[index], index), []).append(index)
 
     def modules(self) -> dict[str, nn.Module]:
-        temperature = nn.ParameterList([self.log_temperature])
-        return {"voice": self.encoder, "weights": self.weights, "temperature": temperature}
+        return {"voice": self.encoder, "weights": self.weights, "temperature": self.temperature}
 
-    def batches(self, state: SamplerState) -> Iterator[tuple[VoiceBatch, SamplerState]]:
+    def plan(self, state: SamplerState) -> Iterator[tuple[tuple[SamplerState, list[int]], SamplerState]]:
         """Batches over speakers, not clips, so that a talkative speaker does not fill them."""
         while True:
             generator = torch.Generator().manual_seed(hash((state.seed, state.epoch)) % 2**63)
             indices = self._epoch(generator)
             while state.cursor + self.rows <= len(indices) or state.cursor == 0:
-                chosen = indices[state.cursor : state.cursor + self.rows]
-                drawn = torch.Generator().manual_seed(hash((state.seed, state.epoch, state.cursor)) % 2**63)
+                key = (state, indices[state.cursor : state.cursor + self.rows])
                 state = SamplerState(state.seed, state.epoch, state.cursor + self.rows)
-                yield self._batch(self.shards, chosen, drawn), state
+                yield key, state
             state = SamplerState(state.seed, state.epoch + 1, 0)
+
+    def load(self, key: tuple[SamplerState, list[int]]) -> VoiceBatch:
+        place, rows = key
+        drawn = torch.Generator().manual_seed(hash((place.seed, place.epoch, place.cursor)) % 2**63)
+        return self._batch(self.shards, rows, drawn)
 
     def _epoch(self, generator: torch.Generator) -> list[int]:
         """Every speaker's clips, at most 64 each, in random order."""
@@ -114,18 +133,26 @@ class VoiceTraining:
         return codes, frames
 
     def loss(self, batch: VoiceBatch, share_done: float) -> StepLoss:
-        losses = self._losses(batch)
+        losses = self._losses(batch, self._embed(*batch.first), self._embed(*batch.second))
         metrics = {name: float(value.detach()) for name, value in losses.items()}
         return StepLoss(self.weights(losses), len(batch.words), metrics)
 
-    def _losses(self, batch: VoiceBatch) -> dict[str, Tensor]:
-        first = embed_tokens(self.encoder, self.codec, self.mel, *batch.first)
-        second = embed_tokens(self.encoder, self.codec, self.mel, *batch.second)
+    def _embed(self, codes: Tensor, frames: Tensor) -> Tensor:
+        return embed_tokens(self.encoder, self.codec, self.mel, codes, frames)
+
+    def _embed_shared(self, codes: Tensor, frames: Tensor) -> Tensor:
+        """The voices [B, P] on every process, each of which embeds some of them; no graph is kept."""
+        parts = mine(torch.arange(len(frames)).split(HEARD_TOGETHER))
+        own = {int(part[0]): self._embed(codes[part], frames[part]).detach().cpu() for part in parts}
+        return torch.cat(in_order(own)).to(self.device)
+
+    def _losses(self, batch: VoiceBatch, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """The contrastive losses of a batch whose crops have these voices [B, P]."""
         text = embed_words(self.encoder, batch.words, self.tokenizer)
         tags = [_tags(example) for example in batch.examples]
         overlap = torch.tensor([[tag_overlap(a, b) for b in tags] for a in tags])
         same = torch.tensor([[a == b for b in batch.speakers] for a in batch.speakers])
-        temperature = self.log_temperature.exp().clamp(0.01, 1.0)
+        temperature = self.temperature()
         soft = ((overlap - 1) / TARGET_SHARPNESS).exp().to(self.device)
         return {
             "words": soft_contrastive(first, text, soft, temperature),
@@ -138,15 +165,29 @@ class VoiceTraining:
         count = min(len(self.held_out), JUDGED)
         indices = torch.randperm(len(self.held_out), generator=generator)[:count].tolist()
         batch = self._batch(self.held_out, indices, generator)
-        losses = self._losses(batch)
+        first, second = self._embed_shared(*batch.first), self._embed_shared(*batch.second)
+        losses = self._losses(batch, first, second)
         figures = {"contrastive": float(losses["words"] + losses["speaker"])}
         known = [i for i, e in enumerate(batch.examples) if e.extra.get("gender") in ("male", "female")]
         if known:
-            audio = embed_tokens(self.encoder, self.codec, self.mel, *batch.first)[known]
+            audio = first[known]
             sides = embed_words(self.encoder, ["a man", "a woman"], self.tokenizer)
             female = torch.tensor([batch.examples[i].extra["gender"] == "female" for i in known], device=audio.device)
             figures["gender_accuracy"] = float(((audio @ sides.T).argmax(-1) == female.long()).float().mean())
         return figures
+
+    @torch.no_grad()
+    def samples(self) -> Samples:
+        """Cosines of held-out clips (rows) with their captions (columns), both in the captions' order.
+
+        Voices that are known by their words are blocks along the diagonal.
+        """
+        indices = spread(range(len(self.held_out)), SHOWN)
+        batch = self._batch(self.held_out, indices, torch.Generator().manual_seed(0))
+        audio = self._embed(*batch.first)
+        cosines = audio @ embed_words(self.encoder, batch.words, self.tokenizer).T
+        order = sorted(range(len(indices)), key=lambda row: batch.words[row])
+        return {"clips-by-captions": heat_map(cosines[order][:, order])}
 
 
 def speaker_of(example: Example, row: int) -> str:

@@ -14,7 +14,21 @@ from ira.cli.app import app
 from ira.inference.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("validate", "prepare", "train", "eval", "resynth", "speak", "voice", "listen", "respond", "demo", "doctor")
+VERBS = (
+    "import",
+    "validate",
+    "prepare",
+    "train",
+    "plot",
+    "eval",
+    "resynth",
+    "speak",
+    "voice",
+    "listen",
+    "respond",
+    "demo",
+    "doctor",
+)
 
 
 def ira(*args: object) -> Result:
@@ -110,6 +124,22 @@ def test_validate_of_good_rows_exits_with_zero_and_of_nothing_with_two(manifest:
     assert "absent" in refused("validate", tmp_path / "absent")
 
 
+def test_validate_of_a_broken_manifest_exits_with_two_and_still_tells_of_the_others(manifest: Path, tmp_path: Path):
+    (tmp_path / "val.json").write_bytes(b"\x89PNG\0")
+    assert "is binary" in refused("validate", tmp_path / "val.json", "--json", tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"]["kinds"] == {"bad_json": 1}
+    result = ira("validate", manifest, tmp_path / "val.json")
+    assert result.exit_code == 2 and "rows       1\n" in result.stdout and "val.json: is binary" in result.stdout
+
+
+def test_validate_shows_a_few_findings_of_each_kind_and_counts_the_others(manifest: Path):
+    manifest.write_text(json.dumps(json.loads(manifest.read_text())[:1] * 9))
+    shown = well("validate", manifest).stdout
+    assert "duplicate_audio: 8 (note, the rows are used); keep one of the rows\n" in shown
+    assert shown.count("the same recording as row 0\n") == 5 and "and 3 more" in shown
+    assert "loudness   median" in shown and "24000 Hz (9)" in shown
+
+
 def test_prepare_makes_shards_with_the_models_codec(
     manifest: Path, tmp_path: Path, model: tuple[str, ...], pipeline: Pipeline
 ):
@@ -152,6 +182,33 @@ def test_prepare_with_a_configuration_takes_codec_and_workers_of_its_run(
     assert "absent" in refused("prepare", manifest, "--out", tmp_path / "x", "--model", tmp_path / "absent")
 
 
+def test_prepare_makes_a_part_and_names_what_is_no_part(manifest: Path, tmp_path: Path, model: tuple[str, ...]):
+    from ira.data.shards import TokenShards
+
+    well("prepare", manifest, "--out", tmp_path / "shards", "--shard", "0/2", *model)
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["part-0000-of-0002"]
+    assert "rows     0\n" in well("prepare", manifest, "--out", tmp_path / "shards", "--shard", "1/2", *model).stdout
+    assert len(TokenShards(tmp_path / "shards")) == 1
+    for wrong in ("2/2", "1", "a/b", "-1/2", "1/0"):
+        assert "wanted" in refused("prepare", manifest, "--out", tmp_path / "x", f"--shard={wrong}", *model)
+
+
+def test_prepare_changes_copies_of_what_is_learned_from_and_of_nothing_else(
+    manifest: Path, tmp_path: Path, tiny_model_folder: Path
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(tiny_model_folder)
+    (tmp_path / "val.json").write_text(manifest.read_text())
+    config = tmp_path / "config.yaml"
+    data = f"{{train: [{manifest}], val: [{tmp_path / 'val.json'}], augment: {{copies: 2}}}}"
+    config.write_text(f"run_dir: {tmp_path / 'run'}\ncodec: {{bandwidth_kbps: 1.5}}\ndata: {data}\n")
+    done = well("prepare", manifest, "--out", tmp_path / "a", "--config", config)
+    assert "rows     3\n" in done.stdout
+    for others in ([tmp_path / "val.json"], [manifest, tmp_path / "val.json"]):
+        done = well("prepare", *others, "--out", tmp_path / f"b{len(others)}", "--config", config)
+        assert f"rows     {len(others)}\n" in done.stdout
+
+
 def test_train_passes_on_configuration_stage_and_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from ira.training import journey
 
@@ -175,12 +232,27 @@ def test_train_refuses_an_unknown_stage_key_or_file():
     assert "--config" in refused("train")
 
 
+def test_plot_writes_a_page_and_refuses_a_folder_without_figures(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "codec", "step": 1, "loss": 2.0}\n')
+    page = tmp_path / "compare.html"
+    assert well("plot", tmp_path, "--out", page).stdout == f"{page}\n"
+    assert '"metric":"loss"' in page.read_text()
+    assert "absent/metrics.jsonl: cannot be read" in refused("plot", "absent", "--out", page)
+    assert "RUN" in refused("plot")
+
+
 def test_main_py_is_the_verb_train():
     done = subprocess.run(
         [sys.executable, "main.py", "--config", "absent.yaml", "train.seed=1"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("ira: absent.yaml: cannot be read") and len(done.stderr.splitlines()) == 1
+
+
+def test_python_m_ira_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "ira", "sing"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "ira: No such command 'sing'; see python -m ira --help\n"
 
 
 # -- sound -------------------------------------------------------------------------------------------------------

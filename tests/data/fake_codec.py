@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -11,12 +13,13 @@ from ira.audio.codec import Tokens
 class LoudnessCodec:
     sample_rate, frame_rate, hop, codebooks, codebook_size = 24_000, 75.0, 320, 2, 1024
 
-    def __init__(self, name: str = "loudness-1", dies_after: int | None = None) -> None:
-        self.name, self.dies_after, self.rows = name, dies_after, 0
+    def __init__(self, name: str = "loudness-1", dies_after: int | None = None, seconds_a_call: float = 0.0) -> None:
+        self.name, self.dies_after, self.rows, self.seconds_a_call = name, dies_after, 0, seconds_a_call
 
     def encode(self, waveform: Tensor, samples: Tensor | None = None, codebooks: int | None = None) -> Tokens:
         """Dies, as a killed run would, once `dies_after` rows have been encoded."""
         assert samples is not None
+        time.sleep(self.seconds_a_call)
         self.rows += len(waveform)
         if self.dies_after is not None and self.rows > self.dies_after:
             raise KeyboardInterrupt

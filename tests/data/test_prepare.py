@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
 from ira.audio.waveform import load_audio, save_audio
-from ira.data import prepare as preparing
 from ira.data.prepare import prepare
 from ira.data.shards import Fingerprint, TokenShards
 from ira.data.text import CharTokenizer
 from ira.errors import InputError
-
-
-@pytest.fixture
-def loudness(monkeypatch):
-    """The fake codec's class, importable by worker processes, and shards of four rows."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setattr(preparing, "ROWS_PER_SHARD", 4)
-    return importlib.import_module("fake_codec").LoudnessCodec
-
-
-@pytest.fixture
-def split(tmp_path):
-    """train/ with eleven recordings of different lengths and three rows that cannot be used."""
-    rows = []
-    for i in range(11):
-        sound = torch.rand(1, 800 + 397 * (7 * i % 11), generator=torch.Generator().manual_seed(i))
-        save_audio(tmp_path / "train" / "audio_files" / f"{i}.wav", 0.5 * sound)
-        rows.append({"audio_file": f"audio_files/{i}.wav", "text": f"Number {i}", "speaker_id": i % 3, "f0": 100 + i})
-    rows[1]["text"] = ""
-    rows[2].update(description="a low voice", language="en", instruction="q", response="r", emotion="sad")
-    (tmp_path / "train" / "audio_files" / "bad.wav").write_bytes(b"not audio")
-    rows.insert(3, {"audio_file": "audio_files/bad.wav", "text": "broken"})
-    rows.insert(5, {"audio_file": "audio_files/4.wav", "text": "snow ☃"})
-    rows.insert(7, {"audio_file": "audio_files/none.wav", "text": "gone"})
-    rows.append({"text": "no sound"})
-    (tmp_path / "train" / "train.json").write_text(json.dumps(rows))
-    return tmp_path / "train"
 
 
 def run(split, out, codec, **options):
@@ -98,7 +68,7 @@ def test_a_killed_run_resumes_to_the_same_bytes_without_doing_shards_again(split
     finished = len(list((tmp_path / "cut").glob("shard-*.json")))
     with pytest.raises(InputError, match="is missing; run ira prepare again"):
         TokenShards(tmp_path / "cut")
-    (tmp_path / "cut" / ".codes-00002.u16.1.tmp").write_bytes(b"half")
+    (tmp_path / "cut" / ".codes-00002-0a1b2c3d.u16").write_bytes(b"half")
     codec = loudness()
     run(split, tmp_path / "cut", codec)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -190,5 +160,92 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(split, tmp_path,
     with pytest.raises(InputError, match="cannot be made .*; give another folder"):
         run(split, tmp_path / "file" / "out", loudness())
     (tmp_path / "out" / "meta.json").mkdir(parents=True)
-    with pytest.raises(InputError, match="meta.json: cannot be written"):
-        preparing._write(tmp_path / "out" / "meta.json", b"{}")
+
+
+# -- in parts ----------------------------------------------------------------------------------------------------
+
+
+def shard_files(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*-0*.*")}
+
+
+def test_parts_hold_the_very_shards_of_one_machine_and_read_in_the_same_order(split, tmp_path, loudness):
+    whole = run(split, tmp_path / "whole", loudness())
+    reports = [run(split, tmp_path / "parts", loudness(), shard=(i, 2)) for i in (1, 0)]
+    assert {p.name for p in (tmp_path / "parts").iterdir()} == {"part-0000-of-0002", "part-0001-of-0002"}
+    assert shard_files(tmp_path / "parts") == shard_files(tmp_path / "whole")
+    one, many = TokenShards(tmp_path / "whole"), TokenShards(tmp_path / "parts")
+    assert len(one) == len(many) == 11 and one.lengths.tolist() == many.lengths.tolist()
+    for i in range(11):
+        assert torch.equal(one[i].codes, many[i].codes) and one[i].extra == many[i].extra
+    together = [problem for report in reports for problem in report.refused]
+    assert sorted(map(str, together)) == sorted(map(str, whole.refused))
+    assert sum(report.rows for report in reports) == 11
+
+
+def test_a_missing_part_is_named(split, tmp_path, loudness):
+    for i in (0, 2, 3, 5):
+        run(split, tmp_path / "out", loudness(), shard=(i, 6))
+    with pytest.raises(InputError, match=r"missing part 1/6, 4/6; run ira prepare --shard 1/6"):
+        TokenShards(tmp_path / "out")
+    for i in (1, 4):
+        run(split, tmp_path / "elsewhere", loudness(), shard=(i, 6))
+        name = f"part-{i:04d}-of-0006"
+        (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert len(TokenShards(tmp_path / "out")) == 11
+    (tmp_path / "out" / "part-0002-of-0006" / "shard-00002.json").unlink()
+    with pytest.raises(InputError, match="part-0002-of-0006: shard 2 of 4 is missing"):
+        TokenShards(tmp_path / "out")
+
+
+def test_machines_without_a_shard_have_done_their_work_and_one_without_a_good_row_says_so(split, tmp_path, loudness):
+    assert run(split, tmp_path / "out", loudness(), shard=(5, 6)).rows == 0
+    with pytest.raises(InputError, match="none of 4 rows could be used"):
+        run(split, tmp_path / "out", loudness(), shard=(1, 6), max_seconds=0.01)
+    with pytest.raises(InputError, match="shard 6/6; 0/6 to 5/6 are wanted"):
+        run(split, tmp_path / "out", loudness(), shard=(6, 6))
+
+
+def test_a_folder_stays_divided_as_it_is(split, tmp_path, loudness):
+    run(split, tmp_path / "out", loudness(), shard=(0, 2))
+    with pytest.raises(InputError, match=r"holds tokens in 2 part\(s\), not 3"):
+        run(split, tmp_path / "out", loudness(), shard=(0, 3))
+    with pytest.raises(InputError, match="is part 0/2 of a folder; give the folder that holds all parts"):
+        run(split, tmp_path / "out" / "part-0000-of-0002", loudness())
+    with pytest.raises(InputError, match="is part 0/2 of a folder; open the folder"):
+        TokenShards(tmp_path / "out" / "part-0000-of-0002")
+    codec = loudness()
+    report = run(split, tmp_path / "out", codec)  # without a shard, what is missing is made in its part
+    added = [json.loads(path.read_text())["rows"] for path in (tmp_path / "out").glob("part-0001-*/shard-*.json")]
+    assert report.rows == 11 and codec.rows == sum(added) < 11
+    run(split, tmp_path / "whole", loudness())
+    assert shard_files(tmp_path / "out") == shard_files(tmp_path / "whole")
+    with pytest.raises(InputError, match=r"holds tokens in 1 part\(s\), not 2"):
+        run(split, tmp_path / "whole", loudness(), shard=(0, 2))
+    run(split, tmp_path / "other", loudness(), shard=(0, 3))
+    (tmp_path / "other" / "part-0000-of-0003").rename(tmp_path / "out" / "part-0000-of-0003")
+    with pytest.raises(InputError, match="holds parts of 2 and of 3"):
+        TokenShards(tmp_path / "out")
+
+
+def test_parts_of_different_rows_or_codecs_do_not_mix(split, tmp_path, loudness):
+    run(split, tmp_path / "out", loudness(), shard=(0, 2))
+    rows = json.loads((split / "train.json").read_text())
+    rows[0]["text"] = "something else"
+    (split / "train.json").write_text(json.dumps(rows))
+    run(split, tmp_path / "out", loudness(), shard=(1, 2))
+    with pytest.raises(InputError, match="part 1/2 is of other rows than part 0; run ira prepare --shard 1/2 again"):
+        TokenShards(tmp_path / "out")
+    run(split, tmp_path / "out", loudness())
+    assert TokenShards(tmp_path / "out")[0].text == "something else"
+    run(split, tmp_path / "other", loudness("loudness-2"), shard=(1, 2))
+    for path in (tmp_path / "out" / "part-0001-of-0002").iterdir():
+        path.write_bytes((tmp_path / "other" / "part-0001-of-0002" / path.name).read_bytes())
+    with pytest.raises(InputError, match="part-0001-of-0002: made with codec loudness-2, loudness-1 is wanted"):
+        TokenShards(tmp_path / "out")
+
+
+def test_a_finished_folder_may_lie_where_nothing_can_be_written(split, tmp_path, loudness, monkeypatch):
+    before = run(split, tmp_path / "out", loudness())
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("something was written"))
+    assert run(split, tmp_path / "out", loudness()) == before

@@ -9,32 +9,13 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from ira.audio.waveform import save_audio
 from ira.cli.app import app
-from ira.evaluation import suites
-from ira.evaluation.suites import bandwidths, listen_conditions, measure_listen
+from ira.evaluation import listen, speak
+from ira.evaluation.clips import choose
+from ira.evaluation.codec import bandwidths
+from ira.evaluation.listen import listen_conditions, measure_listen
 from ira.inference.pipeline import Pipeline
 from ira.models.audio_llm import AUDIO
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two clips of each of two speakers, a broken recording and a row whose file is not there."""
-    folder = tmp_path_factory.mktemp("held-out")
-    rows = []
-    for number, (speaker, gender, hertz) in enumerate(
-        [("a", "male", 110), ("a", "male", 115), ("b", "female", 220), ("b", "female", 230)]
-    ):
-        time = torch.arange(24_000) / 24_000
-        noise = torch.randn(len(time), generator=torch.Generator().manual_seed(number))
-        beat = torch.sin(6.2832 * 3 * time).clamp(min=0.05)
-        save_audio(folder / f"{number}.wav", 0.3 * beat * (torch.sin(6.2832 * hertz * time).sign() + 0.3 * noise))
-        known = {"speaker": speaker, "gender": gender, "description": f"voice {speaker}"}
-        rows.append({"audio_file": f"{number}.wav", "text": ["one", "two", "three", "four"][number], **known})
-    (folder / "broken.wav").write_bytes(b"not a sound")
-    rows += [{"audio_file": "broken.wav", "text": "five"}, {"audio_file": "gone.wav", "text": "six"}]
-    (folder / "test.json").write_text(json.dumps(rows))
-    return folder / "test.json"
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +27,8 @@ def pipeline(tiny_model_folder: Path) -> Pipeline:
 def quick_recogniser() -> Iterator[None]:
     """Hears "three" in anything loud enough: the real one takes seconds over what is no speech."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suites, "open_recogniser", lambda: None)
-        patch.setattr(suites, "recognise", lambda _, sound: "three" if float(sound.abs().max()) > 1e-3 else "")
+        patch.setattr(speak, "open_recogniser", lambda: None)
+        patch.setattr(speak, "recognise", lambda _, sound: "three" if float(sound.abs().max()) > 1e-3 else "")
         yield
 
 
@@ -130,7 +111,7 @@ def test_the_four_rows_of_listening_are_given_different_things():
 
 
 def test_a_single_clip_has_no_other_sound(pipeline: Pipeline, manifest: Path):
-    rows = suites.choose("listen", [str(manifest)], 1).rows
+    rows = choose("listen", [str(manifest)], 1).rows
     measured, figures = measure_listen(pipeline, rows, lambda _: None)
     assert measured == 1 and figures["logprob_shuffled"] is None and figures["logprob_audio"] is not None
 
@@ -142,7 +123,7 @@ def test_log_chances_are_those_of_the_transcript(pipeline: Pipeline):
     kept = head.weight.detach().clone()
     try:
         head.weight.data.zero_()
-        (chance,) = suites._log_chances(pipeline, [item], ["one"])
+        (chance,) = listen._log_chances(pipeline, [item], ["one"])
     finally:
         head.weight.data.copy_(kept)
     assert chance == pytest.approx(-torch.tensor(float(len(head.weight))).log().item(), abs=1e-4)

@@ -17,7 +17,7 @@ FREE = Sampling(temperature=1.0, top_k=V + 1, guidance=1.0, repetition_share=2.0
 
 
 def make_model(max_steps: int = 64) -> SpeechLM:
-    torch.manual_seed(0)
+    torch.manual_seed(5)
     config = SpeechConfig(layers=2, width=32, heads=4, max_steps=max_steps, text_layers=1)
     model = SpeechLM(config, codebooks=K, codebook_size=V, text_vocab=VOCAB, voice_dim=P).eval()
     for child in model.modules():  # decided enough that rounding never chooses a token

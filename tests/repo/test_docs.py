@@ -16,7 +16,7 @@ from ira.config import Config
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-EXPECTED = {"architecture", "configuration", "data", "decisions", "log", "training", "voices"}
+EXPECTED = {"architecture", "cluster", "configuration", "data", "decisions", "log", "training", "voices"}
 
 
 def ids(path: Path) -> str:

@@ -24,6 +24,12 @@ COLOURS = ["red", "green", "blue", "black"]
 ANSWER = 5  # tokens that an answer may have
 
 
+def loaded(training, state: SamplerState):
+    """The stage's micro-batches, each with the state after it."""
+    for key, after in training.plan(state):
+        yield training.load(key), after
+
+
 def teacher_says(audio_llm: AudioLLM, word: str) -> str:
     with lora_off(audio_llm.llm):
         return audio_llm.generate([teacher_item(word, PROMPT)], ANSWER)[0]
@@ -123,7 +129,7 @@ def test_an_answer_that_is_too_long_loses_its_end_and_is_not_taught_to_stop_ther
 
 def test_teacher_and_speech_model_get_no_gradient(stage):
     training = stage()
-    batch, _ = next(training.batches(SamplerState(0, 0, 0)))
+    batch, _ = next(loaded(training, SamplerState(0, 0, 0)))
     training.loss(batch, 0.0).loss.backward()
     moved = {name for name, p in training.audio_llm.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert moved and all(name.startswith("adapter.") or "lora_" in name for name in moved)
@@ -138,16 +144,15 @@ def test_the_adapter_alone_learns_where_lora_is_to_stay_and_a_killed_run_can_be_
     assert lora and all(not bool(p.any()) and not p.requires_grad for p in lora.values())
 
     killed = stage(train_lora=False, steps=6)
-    fetched, fetch = [], killed.batches
+    fetched, load = [], killed.load
 
-    def batches(state):
-        for batch in fetch(state):
-            if len(fetched) == 3:
-                raise KeyboardInterrupt
-            fetched.append(batch)
-            yield batch
+    def interrupted(key):
+        if len(fetched) == 3:
+            raise KeyboardInterrupt
+        fetched.append(key)
+        return load(key)
 
-    killed.batches = batches  # type: ignore[method-assign]
+    killed.load = interrupted  # type: ignore[method-assign]
     (tmp_path / "killed").mkdir()
     with pytest.raises(KeyboardInterrupt):
         fit(killed, TrainConfig(dtype="fp32", checkpoint_minutes=1e-9), tmp_path / "killed", CPU, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,18 @@ from ira.config import CodecStage, CompactConfig, TrainConfig
 from ira.data.batches import SamplerState
 from ira.data.manifest import Row
 from ira.errors import InputError
-from ira.training.codec import CodecTraining, _usage, crops, random_gain
+from ira.trackers.base import Picture, Sound
+from ira.training.codec import CodecTraining, Recordings, _usage, crops, random_gain
 from ira.training.loop import fit
 
 CPU = torch.device("cpu")
 START = SamplerState(0, 0, 0)
+
+
+def loaded(training, state: SamplerState):
+    """The stage's micro-batches, each with the state after it."""
+    for key, after in training.plan(state):
+        yield training.load(key), after
 
 
 def row(audio: Path | None, number: int = 0) -> Row:
@@ -54,7 +62,14 @@ def tones(tmp_path: Path) -> list[Row]:
 def stage(rows: list[Row], held_out: list[Row], **settings) -> CodecTraining:
     torch.manual_seed(0)
     config = CompactConfig(
-        width=48, encoder_layers=1, decoder_layers=2, mel_bins=40, codebooks=3, codebook_size=64, code_dim=6
+        transform="cosine",
+        width=48,
+        encoder_layers=1,
+        decoder_layers=2,
+        mel_bins=40,
+        codebooks=3,
+        codebook_size=64,
+        code_dim=6,
     )
     given = {"steps": 110, "lr": 1e-2, "warmup_steps": 5, "batch_seconds": 1.6, "crop_seconds": 0.2, **settings}
     plain = CodecStage(accumulation=1, validate_every=1000, **given)
@@ -64,7 +79,7 @@ def stage(rows: list[Row], held_out: list[Row], **settings) -> CodecTraining:
 def test_one_batch_is_learnt_and_more_codebooks_sound_better(tones, tmp_path):
     training = stage(tones[:2], tones[:2])
     batch = training.judged.repeat(3, 1, 1)
-    training.batches = lambda state: iter(lambda: (batch, SamplerState(0, 0, state.cursor + 1)), None)
+    training.load = lambda key: batch
     before = training.validate()
     (tmp_path / "run").mkdir()
     fit(training, TrainConfig(dtype="fp32"), tmp_path / "run", CPU, [])
@@ -78,7 +93,7 @@ def test_a_killed_run_that_is_taken_up_ends_with_the_very_same_weights(tones, tm
     config, folders = TrainConfig(dtype="bf16", checkpoint_minutes=1e-9), [tmp_path / "whole", tmp_path / "killed"]
     for folder in folders:
         folder.mkdir()
-    whole, killed, again = (stage(tones, tones, steps=4) for _ in range(3))
+    whole, killed, again = (stage(tones, tones, steps=4, adversarial_share=0.7) for _ in range(3))
     torch.manual_seed(7)
     fit(whole, config, folders[0], CPU, [])
     losses, loss = [], killed.loss
@@ -94,18 +109,19 @@ def test_a_killed_run_that_is_taken_up_ends_with_the_very_same_weights(tones, tm
     with pytest.raises(KeyboardInterrupt):
         fit(killed, config, folders[1], CPU, [])
     fit(again, config, folders[1], CPU, [])
-    for name, value in whole.codec.state_dict().items():
-        assert torch.equal(value, again.codec.state_dict()[name]), name
+    for part, module in whole.modules().items():
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, again.modules()[part].state_dict()[name]), name
 
 
 def test_the_sampler_state_alone_decides_the_batches(tones):
     one, two = stage(tones, []), stage(tones, [])
     torch.manual_seed(1)
-    stream = one.batches(START)
+    stream = loaded(one, START)
     seen = [next(stream) for _ in range(5)]
     torch.manual_seed(2)
     for (batch, after), (following, _) in zip(seen, seen[1:], strict=False):
-        assert torch.equal(next(two.batches(after))[0], following)
+        assert torch.equal(next(loaded(two, after))[0], following)
         assert not torch.equal(batch, following)
     assert seen[-1][1].epoch > 0
 
@@ -113,12 +129,12 @@ def test_the_sampler_state_alone_decides_the_batches(tones):
 def test_every_recording_is_visited_once_an_epoch(tones, monkeypatch):
     training, visited = stage(tones, []), []
 
-    def watched(rows, samples, each, generator):
+    def watched(recordings, rows, samples, each, generator):
         visited.append([r.number for r in rows])
-        return crops(rows, samples, each, generator)
+        return crops(recordings, rows, samples, each, generator)
 
     monkeypatch.setattr("ira.training.codec.crops", watched)
-    stream, state = training.batches(START), START
+    stream, state = loaded(training, START), START
     while state.cursor < len(tones):
         _, state = next(stream)
     assert sorted(number for rows in visited for number in rows) == list(range(6))
@@ -126,9 +142,9 @@ def test_every_recording_is_visited_once_an_epoch(tones, monkeypatch):
 
 def test_a_crop_is_a_piece_of_the_recording_and_a_short_one_is_padded(tones):
     generator = torch.Generator().manual_seed(0)
-    found = crops(tones[:1], 3200, 3, generator)
+    found = crops(Recordings(), tones[:1], 3200, 3, generator)
     assert found.shape == (3, 1, 3200) and not torch.equal(found[0], found[1])
-    long = crops(tones[:1], SAMPLE_RATE, 1, generator)
+    long = crops(Recordings(), tones[:1], SAMPLE_RATE, 1, generator)
     assert float(long[..., SAMPLE_RATE // 2 :].abs().max()) == 0 < float(long[..., : SAMPLE_RATE // 2].abs().max())
 
 
@@ -136,14 +152,14 @@ def test_a_recording_that_cannot_be_read_is_left_out_and_none_at_all_is_an_error
     (tmp_path / "broken.wav").write_bytes(b"not audio")
     broken, generator = row(tmp_path / "broken.wav"), torch.Generator().manual_seed(0)
     for _ in range(2):
-        assert len(crops([broken, tones[0]], 3200, 2, generator)) == 2
+        assert len(crops(Recordings(), [broken, tones[0]], 3200, 2, generator)) == 2
     assert capsys.readouterr().err.count("broken.wav") == 1
     monkeypatch.setattr("ira.training.codec.MAX_SECONDS", 0.2)
     with pytest.raises(InputError, match="none of 1"):
-        crops([tones[0]], 3200, 2, generator)
+        crops(Recordings(), [tones[0]], 3200, 2, generator)
     monkeypatch.undo()
     with pytest.raises(InputError, match="ira validate"):
-        crops([broken], 3200, 2, generator)
+        crops(Recordings(), [broken], 3200, 2, generator)
     with pytest.raises(InputError, match="no row has an audio file"):
         stage([row(None)], [])
 
@@ -165,3 +181,58 @@ def test_code_usage_is_1_where_all_codes_are_used_alike():
     assert _usage(torch.arange(64).view(1, 1, 64), 64) == pytest.approx(1)
     assert _usage(torch.arange(256).view(1, 1, 256) % 16, 64) == pytest.approx(16 / 64)
     assert _usage(torch.zeros(1, 2, 100, dtype=torch.long), 64) == pytest.approx(1 / 64)
+
+
+def test_held_out_crops_are_heard_and_seen_beside_their_copies(tones):
+    training = stage(tones[:2], tones[2:])
+    training.codec.eval()
+    found = training.samples()
+    pairs = [f"clip{i}-{kind}" for i in (1, 2, 3) for kind in ("original", "copy")]
+    assert {name for name, sample in found.items() if isinstance(sample, Sound)} == set(pairs)
+    assert {name for name, sample in found.items() if isinstance(sample, Picture)} == {f"{p}-mel" for p in pairs}
+    original, copy = found["clip2-original"], found["clip2-copy"]
+    assert isinstance(original, Sound) and isinstance(copy, Sound)
+    assert torch.equal(original.waveform, training.judged[1, 0])
+    whole = training.codec.decode(training.codec.encode(training.judged[1:2]).codes)
+    assert torch.allclose(copy.waveform, whole[0, 0], atol=1e-5)
+
+
+def test_the_adversary_is_asked_in_the_last_share_of_the_run_alone(tones):
+    training = stage(tones, tones, adversarial_share=0.25)
+    assert list(training.modules()) == ["codec", "discriminators"]
+    assert "discriminator" not in training.loss(training.judged, 0.74).metrics
+    found = training.loss(training.judged, 0.76)
+    assert {"mel", "phase", "adversarial", "features", "discriminator", "codebook"} <= set(found.metrics)
+    found.loss.backward()
+    for name, parameter in training.codec.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    assert list(stage(tones, tones).modules()) == ["codec"]
+
+
+def test_the_loss_has_the_gradient_of_the_weighted_reconstruction(tones):
+    """It is made at the codec's output, where the adversary's is added, and carried back from there."""
+    training = stage(tones, tones)
+    training.reconstruction.eval()  # all windows
+    training.codec.train(False)
+    torch.manual_seed(3)
+    found = training.loss(training.judged, 0.0).loss
+    torch.manual_seed(3)
+    made, quantized = training.codec(training.judged, training._dropped_books(len(training.judged)))
+    losses = training.reconstruction(made, training.judged)
+    whole = sum(getattr(training.settings, f"{name}_weight") * loss for name, loss in losses.items())
+    whole = whole + quantized.codebook_loss + 0.25 * quantized.commitment_loss
+    assert float(found.detach()) == pytest.approx(float(whole.detach()), rel=1e-4)
+    weight: Any = training.codec.encoder_in.weight  # type: ignore[union-attr]
+    (one,), (other,) = (torch.autograd.grad(loss, weight) for loss in (found, whole))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+
+
+def test_recordings_are_kept_up_to_their_share_of_memory_and_sound_the_same(tones):
+    path = tones[0].audio
+    assert path is not None
+    kept, forgotten = Recordings(1e-3), Recordings(0.0)
+    first = kept.read(path), forgotten.read(path)
+    path.unlink()
+    assert torch.equal(kept.read(path), first[0]) and torch.equal(first[0], first[1])
+    with pytest.raises(InputError):
+        forgotten.read(path)

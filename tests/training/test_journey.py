@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
 from ira.audio.waveform import SAMPLE_RATE, save_audio
-from ira.checkpoint import load_state, save_state, weights_hash
+from ira.checkpoint import load_tensors, save_tensors, weights_hash
 from ira.config import STAGES, Config, check_config
 from ira.errors import InputError
 from ira.inference.pipeline import Pipeline
-from ira.models.bundle import bundled_audio_llm, bundled_codec, read_model_card
-from ira.training.journey import Run, _aligned_ears, _new_ears, _rows, open_shards, train
+from ira.models.bundle import LORA_KIND, bundled_audio_llm, bundled_codec, read_model_card
+from ira.training.builders import Run, _aligned_ears, _new_ears, _rows, open_shards
+from ira.training.journey import train
 from ira.training.speech import SpeechTraining
+from ira.training.state import read_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -101,7 +106,7 @@ def state_of(folder: Path) -> dict[str, int]:
 
 def test_every_stage_leaves_its_mark_its_figures_and_its_part_of_the_model(finished):
     run = Path(finished.run_dir)
-    assert all((run / stage / "done").is_file() for stage in STAGES)
+    assert all((run / stage / "done.json").is_file() for stage in STAGES)
     model = {path.name for path in (run / "model").iterdir()}
     parts = ("codec", "voice", "speech_lm", "adapter", "lora")
     assert model == {"model.json", *(f"{part}.{kind}" for part in parts for kind in ("safetensors", "json"))}
@@ -128,7 +133,7 @@ def test_the_model_folder_speaks_and_listens(finished):
 
 def test_a_second_call_trains_nothing(finished, capsys):
     run = Path(finished.run_dir)
-    before = {path: time for path, time in state_of(run).items() if Path(path).suffix in (".safetensors", ".pt")}
+    before = {path: time for path, time in state_of(run).items() if Path(path).suffix == ".safetensors"}
     lines = (run / "metrics.jsonl").read_text()
     train(finished)
     said = capsys.readouterr().err
@@ -149,7 +154,7 @@ def test_a_stage_that_was_killed_is_taken_up_and_ends_with_the_same_weights(fini
     monkeypatch.setattr(SpeechTraining, "loss", dies)
     with pytest.raises(KeyboardInterrupt):
         train(config, "speech")
-    assert not (Path(config.run_dir) / "speech" / "done").exists()
+    assert not (Path(config.run_dir) / "speech" / "done.json").exists()
     monkeypatch.setattr(SpeechTraining, "loss", loss)
     train(config, "speech")
     lines = [json.loads(line) for line in (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()]
@@ -201,6 +206,15 @@ def test_another_codec_or_llm_is_refused_once_a_stage_is_done(finished, tmp_path
     assert state_of(Path(config.run_dir)) == before
 
 
+def test_a_stage_whose_ground_was_trained_anew_is_refused_until_it_is_deleted(finished, tmp_path):
+    config = copied(finished, tmp_path, without=["codec"])
+    train(config.model_copy(update={"train": config.train.model_copy(update={"seed": 5})}), "codec")
+    with pytest.raises(InputError, match="voice: was trained with another codec than that of .*; delete it to train"):
+        train(config, "voice")
+    shutil.rmtree(Path(config.run_dir) / "voice")
+    train(config, "voice")
+
+
 def test_encodec_has_no_codec_stage_and_says_so(finished, tmp_path, capsys):
     codec = finished.codec.model_copy(update={"kind": "encodec"})
     train(finished.model_copy(update={"run_dir": str(tmp_path / "run"), "codec": codec}), "codec")
@@ -209,13 +223,12 @@ def test_encodec_has_no_codec_stage_and_says_so(finished, tmp_path, capsys):
 
 def test_align_begins_with_new_lora_and_reinforce_with_that_of_align(finished, tmp_path):
     run = Run(copied(finished, tmp_path, without=[]), tmp_path / "run", CPU)
-    best = load_state(run.folder / "align" / "best.pt")["lora"]
-    for name, tensor in best.items():
+    kept = load_tensors(run.folder / "align", "lora", LORA_KIND)
+    for name, tensor in kept.items():
         tensor.fill_(0.25 if "lora_B" in name else 0.5)
-    save_state(run.folder / "align" / "best.pt", {**load_state(run.folder / "align" / "best.pt"), "lora": best})
-    for name, parameter in _aligned_ears(run).language.named_parameters():
-        if name in best:
-            assert torch.equal(parameter.float().cpu(), best[name].float())
+    save_tensors(run.folder / "align", "lora", kept, kind=LORA_KIND)
+    named = {name: p for name, p in _aligned_ears(run).language.named_parameters() if "lora_" in name}
+    assert named and all(bool((p == (0.25 if "lora_B" in name else 0.5)).all()) for name, p in named.items())
     ears = _new_ears(run, bundled_codec(run.model, CPU))
     assert not any(bool(p.any()) for name, p in ears.language.named_parameters() if "lora_B" in name)
     shutil.rmtree(run.folder / "align")
@@ -247,3 +260,45 @@ def test_a_lost_lora_is_noticed(finished, tmp_path):
     train(config)  # nothing is left to do, and what was stated is not forgotten
     with pytest.raises(InputError, match="lora.json: the LoRA of this model folder is missing"):
         bundled_audio_llm(model, CPU)
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory, tiny_llm_folder: Path) -> tuple[Config, Path]:
+    """A run of one process with two micro-batches a step, and every stage of it again on two processes."""
+    folder = tmp_path_factory.mktemp("by-two")
+    record(folder / "train", 8, 0)
+    record(folder / "val", 4, 2)
+    plain = configure(folder, tiny_llm_folder, dtype="fp32").model_dump()
+    for stage in STAGES:
+        plain["train"][stage] |= {"steps": 3, "accumulation": 2, "validate_every": 3}
+    plain["train"]["reinforce"]["rollouts"] = 8
+    config = check_config(plain)
+    train(config)
+    script, written = Path(__file__).parent / "ranks" / "stages.py", Path(config.run_dir) / "config.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, script, written, folder], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return config, folder
+
+
+def checkpointed(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a stage's last checkpoint."""
+    path = max(folder.glob("step-*"))
+    there = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    tensors = {name: torch.zeros(entry.size, dtype=entry.properties.dtype) for name, entry in there.items()}  # type: ignore[union-attr]
+    read_checkpoint(path, tensors)
+    return tensors
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_train_a_stage_as_one_does(stage, parallel, by_two):
+    config, folder = by_two
+    one, two = checkpointed(Path(config.run_dir) / stage), checkpointed(folder / f"{stage}-{parallel}" / stage)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=1e-5, rtol=1e-3), name
+    lines = [json.loads(line) for line in (folder / f"{stage}-{parallel}" / "metrics.jsonl").read_text().splitlines()]
+    alone = [json.loads(line) for line in (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()]
+    losses = [[line["loss"] for line in some if line["stage"] == stage and "loss" in line] for some in (lines, alone)]
+    assert len(losses[0]) == 3 and losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-6)

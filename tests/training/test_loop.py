@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from ira.config import StageConfig, TrainConfig
 from ira.data.batches import SamplerState
 from ira.errors import InputError
-from ira.training.loop import StepLoss, fit, parameter_groups, schedule
+from ira.trackers.base import Samples
+from ira.training.loop import fit
+from ira.training.stage import StepLoss
 
 CPU = torch.device("cpu")
 SLOPE = torch.tensor([[1.0], [-2.0], [0.5]])
@@ -37,14 +39,17 @@ class Line:
     def modules(self) -> dict[str, nn.Module]:
         return {"line": self.model}
 
-    def batches(self, state: SamplerState) -> Iterator[tuple[tuple[int, Tensor], SamplerState]]:
+    def plan(self, state: SamplerState) -> Iterator[tuple[tuple[int, int], SamplerState]]:
         while True:
             if state.cursor == self.killed_at:
                 raise KeyboardInterrupt
-            generator = torch.Generator().manual_seed(1000 * state.seed + state.cursor)
-            points = torch.randn(self.sizes[state.cursor % len(self.sizes)], 3, generator=generator)
-            number, state = state.cursor, SamplerState(state.seed, state.epoch, state.cursor + 1)
-            yield (number, points), state
+            key, state = (state.seed, state.cursor), SamplerState(state.seed, state.epoch, state.cursor + 1)
+            yield key, state
+
+    def load(self, key: tuple[int, int]) -> tuple[int, Tensor]:
+        seed, number = key
+        generator = torch.Generator().manual_seed(1000 * seed + number)
+        return number, torch.randn(self.sizes[number % len(self.sizes)], 3, generator=generator)
 
     def loss(self, batch: tuple[int, Tensor], share_done: float) -> StepLoss:
         number, points = batch
@@ -69,6 +74,8 @@ class Notes:
 
     def log(self, step: int, stage: str, metrics: dict[str, float]) -> None:
         self.lines.append((step, dict(metrics)))
+
+    def show(self, step: int, stage: str, samples: Samples) -> None: ...
 
     def close(self) -> None: ...
 
@@ -95,8 +102,8 @@ def tick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batches_added_up_by_their_tokens_are_one_large_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *shape: torch.zeros(*shape))
     apart, together = Line(sizes=(3, 5, 2), accumulation=3, steps=1), Line(sizes=(10,), steps=1)
-    points = torch.cat([next(apart.batches(SamplerState(0, 0, i)))[0][1] for i in range(3)])
-    together.batches = lambda state: iter([((0, points), SamplerState(0, 0, 1))])  # type: ignore[method-assign]
+    points = torch.cat([apart.load((0, i))[1] for i in range(3)])
+    together.load = lambda key: (0, points)  # type: ignore[method-assign]
     logged = {}
     for name, stage in (("apart", apart), ("together", together)):
         notes = Notes()
@@ -141,9 +148,9 @@ def test_nothing_is_saved_where_the_sampler_says_that_it_cannot_go_on(tmp_path):
     """Rollouts: the state moves with every third batch, so only every third step can be resumed from."""
 
     class Threes(Line):
-        def batches(self, state):
-            for batch, after in super().batches(SamplerState(0, 0, 3 * state.cursor)):
-                yield batch, SamplerState(0, 0, after.cursor // 3)
+        def plan(self, state):
+            for key, after in super().plan(SamplerState(0, 0, 3 * state.cursor)):
+                yield key, SamplerState(0, 0, after.cursor // 3)
 
     whole = Threes(steps=9)
     fit(whole, train(), folder(tmp_path, "whole"), CPU, [])
@@ -176,7 +183,7 @@ def test_the_last_step_is_judged_even_between_two_validations(tmp_path):
 def test_a_batch_that_is_not_a_number_is_dropped_and_counted(tmp_path):
     stage, notes = Line(steps=5, broken=(2,)), Notes()
     fit(stage, train(), folder(tmp_path, "run"), CPU, [notes])
-    assert notes.column("dropped_steps") == [0, 0, 1, 0, 0]
+    assert notes.column("dropped_steps") == [0, 0, 1, 1, 1]
     assert bool(stage.weights().isfinite().all())
     without = Line(steps=3, broken=(2,), validate_every=1)
     fit(without, train(), folder(tmp_path, "short"), CPU, [])
@@ -185,7 +192,7 @@ def test_a_batch_that_is_not_a_number_is_dropped_and_counted(tmp_path):
 
 def test_many_such_batches_in_a_row_end_the_run_with_the_remedy(tmp_path):
     stage, notes = Line(steps=100, validate_every=1000, broken=tuple(range(3, 100))), Notes()
-    with pytest.raises(InputError, match=r"20 steps.*lower train\.line\.lr"):
+    with pytest.raises(InputError, match=r"20 steps.*the loss is nan.*lower train\.line\.lr"):
         fit(stage, train(), folder(tmp_path, "run"), CPU, [notes])
     assert len(notes.lines) == 3 + 19
 
@@ -211,7 +218,7 @@ def test_minutes_end_a_run_before_its_steps_do(tmp_path, monkeypatch):
     tick(monkeypatch)
     notes = Notes()
     progress = fit(Line(steps=1000), train(max_minutes=10 / 60), folder(tmp_path, "run"), CPU, [notes])
-    assert 5 <= progress.step <= 11
+    assert 4 <= progress.step <= 11
     shares = notes.column("share_done")
     assert shares == sorted(shares) and shares[-1] >= 1
 
@@ -221,10 +228,10 @@ def test_batches_are_made_in_the_same_precision_as_their_loss(tmp_path):
     seen = []
 
     class Watched(Line):
-        def batches(self, state):
-            for batch in super().batches(state):
-                seen.append(("batches", torch.is_autocast_enabled("cpu")))
-                yield batch
+        def plan(self, state):
+            for key in super().plan(state):
+                seen.append(("plan", torch.is_autocast_enabled("cpu")))
+                yield key
 
         def loss(self, batch, share_done):
             seen.append(("loss", torch.is_autocast_enabled("cpu")))
@@ -232,26 +239,7 @@ def test_batches_are_made_in_the_same_precision_as_their_loss(tmp_path):
 
     fit(Watched(steps=1), train(dtype="bf16"), folder(tmp_path, "bf16"), CPU, [])
     fit(Watched(steps=1), train(), folder(tmp_path, "fp32"), CPU, [])
-    assert seen == [("batches", True), ("loss", True), ("batches", False), ("loss", False)]
-
-
-def test_the_rate_warms_up_in_steps_and_falls_to_a_tenth():
-    settings = StageConfig(lr=1.0, warmup_steps=10)
-    assert schedule(0.0, 1, settings) == pytest.approx(0.1)
-    assert schedule(0.0, 10, settings) == pytest.approx(1.0)
-    assert schedule(0.5, 50, settings) == pytest.approx(0.1 + 0.9 * 0.5)
-    assert schedule(1.0, 99, settings) == schedule(1.2, 99, settings) == pytest.approx(0.1)
-    assert schedule(0.0, 1, StageConfig(lr=1.0, warmup_steps=0)) == pytest.approx(1.0)
-
-
-def test_matrices_decay_vectors_do_not_and_a_scaled_module_never_does():
-    fast = nn.Linear(2, 2)
-    fast.lr_scale = 10.0  # type: ignore[assignment]
-    frozen = nn.Linear(2, 2).requires_grad_(False)
-    modules: dict[str, nn.Module] = {"plain": nn.Linear(3, 2), "fast": fast, "frozen": frozen}
-    groups = parameter_groups(modules, StageConfig(lr=0.1, weight_decay=0.5))
-    found = [(g["params"][0].ndim, g["weight_decay"], g["lr_scale"], g["lr"]) for g in groups]
-    assert found == [(2, 0.5, 1.0, 0.1), (1, 0.0, 1.0, 0.1), (2, 0.0, 10.0, 1.0), (1, 0.0, 10.0, 1.0)]
+    assert seen == [("plan", True), ("loss", True), ("plan", False), ("loss", False)]
 
 
 def test_a_scaled_module_learns_at_its_own_rate(tmp_path):

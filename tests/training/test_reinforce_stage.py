@@ -14,6 +14,7 @@ from ira.config import ReinforceStage, TrainConfig
 from ira.data.batches import SamplerState
 from ira.models.audio_llm import AUDIO
 from ira.models.llm import lora_off
+from ira.trackers.base import Samples
 from ira.training.conversations import Turn, teacher_item
 from ira.training.loop import fit
 from ira.training.reinforce import ReinforceTraining
@@ -23,6 +24,12 @@ CPU = torch.device("cpu")
 START = SamplerState(0, 0, 0)
 PROMPT = f"{AUDIO} one"
 FIVE = 11  # the id of the rewarded word
+
+
+def loaded(training, state: SamplerState):
+    """The stage's micro-batches, each with the state after it."""
+    for key, after in training.plan(state):
+        yield training.load(key), after
 
 
 def five(turns: list[Turn], responses: list[list[int]]) -> Tensor:
@@ -60,6 +67,8 @@ class Figures:
     def log(self, step: int, stage: str, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             self.seen.setdefault(name, []).append(value)
+
+    def show(self, step: int, stage: str, samples: Samples) -> None: ...
 
     def close(self) -> None: ...
 
@@ -103,7 +112,7 @@ def test_the_ratio_is_exactly_1_on_the_first_minibatch_of_every_collection_and_n
 
 
 def test_a_collection_gives_every_minibatch_in_every_epoch_and_moves_the_state_at_its_end(stage):
-    stream, parts, states = stage().batches(START), [], []
+    stream, parts, states = stage().plan(START), [], []
     for _ in range(9):
         part, state = next(stream)
         parts.append(part)
@@ -119,7 +128,7 @@ def test_what_is_stored_is_what_the_policy_said(stage):
         for name, parameter in training.audio_llm.language.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    part, _ = next(training.batches(START))
+    part, _ = next(loaded(training, START))
     advantages = torch.cat([p.advantages[p.mask] for p in {id(p): p for p, _ in take(training, 8)}.values()])
     assert abs(float(advantages.mean())) < 1e-5 and float(advantages.std(unbiased=False)) == pytest.approx(1, rel=1e-3)
     logits = training.audio_llm.response_logits(part.items, part.responses).logits / 0.7
@@ -131,7 +140,7 @@ def test_what_is_stored_is_what_the_policy_said(stage):
 
 
 def take(training: ReinforceTraining, count: int) -> list:
-    stream = training.batches(START)
+    stream = loaded(training, START)
     return [next(stream) for _ in range(count)]
 
 

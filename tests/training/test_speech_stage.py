@@ -16,12 +16,19 @@ from ira.errors import InputError
 from ira.models.decode import Generated, Sampling, generate
 from ira.models.speech_lm import Memory, SpeechLM
 from ira.models.voice_encoder import VoiceEncoder
+from ira.trackers.base import Picture, Sound
 from ira.training.loop import fit
 from ira.training.speech import SpeechTraining, VoiceTable
 
 CPU = torch.device("cpu")
 START = SamplerState(0, 0, 0)
 LETTERS, RUN, SIZE = "abcdef", 3, 20
+
+
+def loaded(training, state: SamplerState):
+    """The stage's micro-batches, each with the state after it."""
+    for key, after in training.plan(state):
+        yield training.load(key), after
 
 
 def spelt(text: str) -> Tensor:
@@ -141,7 +148,7 @@ def test_half_of_the_rows_that_lose_their_text_lose_their_voice_as_well(stage):
 
 def test_the_prior_guides_the_start_of_a_run_and_fades_out(stage, monkeypatch):
     training, seen = stage(rows(TAUGHT), drop_text=0.0), []
-    batch, _ = next(training.batches(START))
+    batch, _ = next(loaded(training, START))
     forward = training.model.forward
     monkeypatch.setattr(training.model, "forward", lambda *a, **k: (seen.append(k["prior"]), forward(*a, **k))[1])
     for share in (0.0, 0.25, 0.5, 1.0):
@@ -153,18 +160,18 @@ def test_the_prior_guides_the_start_of_a_run_and_fades_out(stage, monkeypatch):
 def test_the_sampler_state_alone_decides_the_batches(stage):
     training = stage(rows(TAUGHT[:60]))
     torch.manual_seed(1)
-    stream = training.batches(START)
+    stream = loaded(training, START)
     seen = [next(stream) for _ in range(5)]
     torch.manual_seed(2)
     for (_, after), (following, _) in zip(seen, seen[1:], strict=False):
-        (again, voices), _ = next(training.batches(after))
+        (again, voices), _ = next(loaded(training, after))
         assert torch.equal(again.codes, following[0].codes) and torch.equal(voices, following[1])
 
 
 def test_rows_without_text_are_left_out_and_none_with_text_is_an_error(stage):
     silent = [{"codes": spelt("ab")}, {"codes": spelt("abc")}]
     training = stage([*silent, *rows(["abcd", "ef"])])
-    stream = training.batches(START)
+    stream = loaded(training, START)
     seen = {example.text for _ in range(4) for example in next(stream)[0][0].examples}
     assert seen == {"abcd", "ef"}
 
@@ -177,6 +184,26 @@ def test_shards_without_any_text_are_refused(stage):
 def test_fewer_weights_than_codebooks_are_refused(stage):
     with pytest.raises(InputError, match="1 weights for 2 codebooks"):
         stage(rows(TAUGHT[:4]), codebook_weights=[1])
+
+
+def test_two_held_out_sentences_are_heard_and_their_attention_is_seen(stage):
+    decoded: list[Tensor] = []
+    codec = SimpleNamespace(
+        decode=lambda codes: decoded.append(codes) or torch.zeros(1, 1, 320 * codes.shape[-1]),
+        sample_rate=24_000,
+        hop=320,
+    )
+    training = stage(rows(TAUGHT[:20]), voices=SimpleNamespace(**vars(NO_VOICE), codec=codec))
+    before = torch.get_rng_state()
+    found = training.samples()
+    kinds = {"sentence": Sound, "sentence-mel": Picture, "sentence-attention": Picture}
+    names = {f"sentence{i}{kind.removeprefix('sentence')}": of for i in (1, 2) for kind, of in kinds.items()}
+    assert {name: type(sample) for name, sample in found.items()} == names
+    assert [tuple(codes.shape[:2]) for codes in decoded] == [(1, 2)] * 2
+    for i in (1, 2):
+        sound = found[f"sentence{i}"]
+        assert isinstance(sound, Sound) and len(sound.waveform) == 320 * decoded[i - 1].shape[-1]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.fixture

@@ -10,12 +10,20 @@ from ira.config import TrainConfig, VoiceConfig, VoiceStage
 from ira.data.batches import SamplerState
 from ira.data.text import CharTokenizer
 from ira.models.voice_encoder import VoiceEncoder, embed_tokens, embed_words
+from ira.trackers.base import Picture
 from ira.training.loop import fit
+from ira.training.samples import heat_map
 from ira.training.voice import VoiceTraining
 
 CPU = torch.device("cpu")
 START = SamplerState(0, 0, 0)
 KINDS = {"a low voice": (0, 6), "a high voice": (9, 15)}  # codes from, to: pitches of the tone codec
+
+
+def loaded(training, state: SamplerState):
+    """The stage's micro-batches, each with the state after it."""
+    for key, after in training.plan(state):
+        yield training.load(key), after
 
 
 def clips(per_speaker: int, first_speaker: int, seed: int, **columns) -> list[dict]:
@@ -79,11 +87,11 @@ def test_gender_is_reported_where_it_is_known(stage, make_shards):
 def test_the_sampler_state_alone_decides_the_batches(stage):
     training = stage()
     torch.manual_seed(1)
-    stream = training.batches(START)
+    stream = loaded(training, START)
     seen = [next(stream) for _ in range(4)]
     torch.manual_seed(2)
     for (batch, after), (following, _) in zip(seen, seen[1:], strict=False):
-        again = next(training.batches(after))[0]
+        again = next(loaded(training, after))[0]
         assert again.words == following.words and torch.equal(again.first[0], following.first[0])
         assert torch.equal(again.second[0], following.second[0])
         assert not torch.equal(batch.first[0], following.first[0])
@@ -92,7 +100,7 @@ def test_the_sampler_state_alone_decides_the_batches(stage):
 
 def test_both_crops_are_of_one_speaker_and_no_longer_than_asked(stage):
     training = stage()
-    batch, _ = next(training.batches(START))
+    batch, _ = next(loaded(training, START))
     for codes, frames in (batch.first, batch.second):
         assert int(frames.max()) <= training.crop == 30
         for row, example in enumerate(batch.examples):
@@ -104,17 +112,31 @@ def test_both_crops_are_of_one_speaker_and_no_longer_than_asked(stage):
 
 
 def test_clips_of_one_speaker_are_a_match_and_clips_without_a_speaker_only_of_themselves(stage):
-    known = next(stage().batches(START))[0]
+    known = next(loaded(stage(), START))[0]
     assert known.speakers == [example.speaker for example in known.examples]
     assert len(set(known.speakers)) == 4
 
 
 def test_clips_without_a_speaker_match_themselves_alone(stage):
-    unknown = next(stage(clips(6, 0, 0, speaker="")).batches(START))[0]
+    unknown = next(loaded(stage(clips(6, 0, 0, speaker="")), START))[0]
     assert len(set(unknown.speakers)) == len(unknown.examples) == 16
 
 
 def test_a_description_that_cannot_be_spelt_does_not_end_the_run(stage):
     training = stage(clips(6, 0, 0, description="a \N{SNOWMAN} voice"))
-    batch, _ = next(training.batches(START))
+    batch, _ = next(loaded(training, START))
     assert bool(training.loss(batch, 0.0).loss.isfinite())
+
+
+@torch.no_grad()
+def test_the_picture_of_voices_and_captions_is_in_the_order_of_the_captions(stage, monkeypatch):
+    training, drawn = stage(), []
+    monkeypatch.setattr("ira.training.voice.captions", lambda example: [example.description])
+    monkeypatch.setattr("ira.training.voice.heat_map", lambda cosines: drawn.append(cosines) or heat_map(cosines))
+    assert isinstance(training.samples()["clips-by-captions"], Picture)
+    (cosines,) = drawn
+    assert cosines.shape == (16, 16)
+    captions = embed_words(training.encoder, sorted(KINDS), training.tokenizer)
+    assert torch.allclose(cosines[:, :8], cosines[:, :1].expand(-1, 8), atol=1e-5)
+    assert torch.allclose(cosines[:, 8:], cosines[:, 8:9].expand(-1, 8), atol=1e-5)
+    assert not torch.allclose(captions[0], captions[1])

@@ -1,0 +1,66 @@
+"""Discriminators against a codec: who learns from what, and how loud each is heard."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ira.training.adversary import WINDOWS, Discriminators, balanced, feature_gap, fooled, told_apart
+
+NOISE = torch.Generator().manual_seed(0)
+REAL = 0.2 * torch.sin(torch.arange(4800) * 0.05).expand(4, 1, -1)
+FAKE = 0.2 * torch.randn(4, 1, 4800, generator=NOISE)
+
+
+@pytest.fixture
+def discriminators() -> Discriminators:
+    torch.manual_seed(0)
+    return Discriminators(4)
+
+
+def test_the_codecs_gradient_reaches_no_discriminator_and_theirs_no_codec(discriminators):
+    made = FAKE.clone().requires_grad_()
+    output = made * 1.0  # the codec's work
+    leaf = output.detach().requires_grad_()
+    gradient, own, _ = discriminators(leaf, REAL)
+    assert gradient.shape == leaf.shape and gradient.abs().max() > 0
+    assert all(p.grad is None for p in discriminators.parameters())
+    own.backward()
+    assert made.grad is None and leaf.grad is None
+    assert sum(p.grad is not None for p in discriminators.parameters()) == 12  # one window's
+
+
+def test_each_call_asks_one_window_and_in_time_all(discriminators):
+    torch.manual_seed(0)
+    asked = set()
+    for _ in range(12):
+        discriminators.zero_grad()
+        discriminators(FAKE[:1].clone().requires_grad_(), REAL[:1])[1].backward()
+        asked |= {i for i, part in enumerate(discriminators.parts) if next(part.parameters()).grad is not None}
+    assert asked == set(range(len(WINDOWS)))
+
+
+def test_they_learn_to_tell_noise_from_a_tone_and_the_codec_to_fool_them(discriminators):
+    optimizer, critic = torch.optim.Adam(discriminators.parameters(), 1e-2), discriminators.parts[2]
+    for _ in range(25):
+        optimizer.zero_grad()
+        told_apart(critic(REAL), critic(FAKE)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        real, fake = critic(REAL), critic(FAKE)
+    assert float(told_apart(real, fake)) < 0.5
+    assert float(fooled(fake)) > 1 > float(fooled(real))
+    assert float(feature_gap(real, fake)) > 0 == float(feature_gap(real, real))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_the_adversarys_gradient_has_its_share_of_the_norm_whatever_its_size(size):
+    reconstruction, adversary = torch.randn(2, 1, 100, generator=NOISE), torch.randn(2, 1, 100, generator=NOISE)
+    part = balanced(reconstruction, size * adversary, 0.7) - reconstruction
+    assert float(part.norm()) == pytest.approx(0.7 * float(reconstruction.norm()), rel=1e-3)
+    assert float(torch.cosine_similarity(part.flatten(), adversary.flatten(), dim=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_an_adversary_without_an_opinion_changes_nothing():
+    reconstruction = torch.ones(1, 1, 10)
+    assert torch.equal(balanced(reconstruction, torch.zeros(1, 1, 10), 0.7), reconstruction)
