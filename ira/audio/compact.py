@@ -155,6 +155,11 @@ class CompactCodec(nn.Module):
         self.decoder_norm = nn.LayerNorm(width)
         self.head = CosineHead(width) if config.transform == "cosine" else FourierHead(width)
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Where losses of the output are weighed against one another."""
+        return self.head.weight
+
     def hparams(self) -> dict[str, Any]:
         return {"config": self.config.model_dump()}
 

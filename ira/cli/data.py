@@ -97,8 +97,10 @@ def _findings(report: Report, most: int = 5) -> Iterator[str]:
 
 @app.command()
 def prepare(
-    manifests: Annotated[list[str], typer.Argument(metavar="MANIFEST", help="split folder, .json or .jsonl")],
-    out: Annotated[Path, typer.Option(help="folder of the token shards")],
+    manifests: Annotated[
+        list[str] | None, typer.Argument(metavar="[MANIFEST]...", help="split folder, .json or .jsonl")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the token shards")] = None,
     config: Annotated[Path | None, typer.Option(help="take the codec of this training configuration")] = None,
     model: ModelOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; default: data.workers of --config")] = None,
@@ -108,11 +110,13 @@ def prepare(
 ) -> None:
     """Codec tokens of every recording in shards; resumes, and names every row that was refused.
 
+    With --config and no MANIFEST: data.train and data.val of the configuration, to where its training looks for them.
+
     \b
     Examples:
       ira prepare data/train --out data/shards/train
-      ira prepare data/train --out data/shards/train --config configs/tiny.yaml --workers 4
-      ira prepare data/train --out data/shards/train --shard 3/16
+      ira prepare --config configs/tiny.yaml --workers 4
+      ira prepare --config configs/tiny.yaml --shard 3/16
       ira prepare data/train --out data/shards/train --ray local --workers 8
     """
     from torch.nn import Module
@@ -120,12 +124,15 @@ def prepare(
     from ira.audio.codec import load_codec
     from ira.config import DataConfig, load_config
     from ira.data.prepare import prepare as make_shards
+    from ira.data.shards import split_folder
     from ira.data.text import CharTokenizer
     from ira.models.bundle import EMBEDDED, bundled_codec
     from ira.runtime import pick_device
 
     if config and model:
         raise InputError(f"both --config {config} and --model {model}; give one: it names the codec")
+    if bool(manifests) != bool(out) or not (manifests or config):
+        raise InputError("give MANIFEST... with --out FOLDER, or neither of them and --config; see ira prepare --help")
     data = DataConfig()
     device = "cpu" if ray and device == "auto" else device  # an actor asks Ray for a core
     if config:
@@ -134,22 +141,24 @@ def prepare(
         codec = codec.to(pick_device(device)) if isinstance(codec, Module) else codec
     else:
         codec = bundled_codec(model or EMBEDDED, pick_device(device))
-    report = make_shards(
-        manifests,
-        out,
-        codec,
-        CharTokenizer(),
-        workers=workers or data.workers,
-        max_seconds=data.max_seconds,
-        augment=data.augment if _all_train(manifests, data.train) else None,
-        shard=_part(shard) if shard else None,
-        ray=ray,
-    )
-    for problem in report.refused:
-        warn(f"{problem.source} row {problem.row}: {problem.message}; {problem.remedy}")
-    print_table(
-        [("rows", report.rows), ("hours", f"{report.hours:.2f}"), ("refused", len(report.refused)), ("shards", out)]
-    )
+    splits = {"train": data.train, "val": data.val}
+    jobs = [(split_folder(data.shards, codec.fingerprint(), name), paths) for name, paths in splits.items()]
+    for folder, paths in [(out, manifests)] if out and manifests else jobs:
+        report = make_shards(
+            paths,
+            folder,
+            codec,
+            CharTokenizer(),
+            workers=workers or data.workers,
+            max_seconds=data.max_seconds,
+            augment=data.augment if _all_train(paths, data.train) else None,
+            shard=_part(shard) if shard else None,
+            ray=ray,
+        )
+        for problem in report.refused:
+            warn(f"{problem.source} row {problem.row}: {problem.message}; {problem.remedy}")
+        hours = f"{report.hours:.2f}"
+        print_table([("rows", report.rows), ("hours", hours), ("refused", len(report.refused)), ("shards", folder)])
 
 
 def _all_train(manifests: list[str], train: list[str]) -> bool:

@@ -158,6 +158,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
+def split_folder(shards: str | Path, codec: str, split: str) -> Path:
+    """Where training looks for the tokens of a split: each codec's (by fingerprint) have a folder of their own."""
+    return Path(shards) / codec.replace(":", "-") / split
+
+
 def mismatch(folder: Path, there: Fingerprint, wanted: Fingerprint) -> str:
     """What is wrong with `folder`, with both names of each part that differs."""
     parts = [

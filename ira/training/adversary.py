@@ -1,7 +1,8 @@
 """A codec's waveform and the original in; how well they are told apart, and the gradient that teaches the codec, out.
 
-Discriminators hear complex spectra at several windows (Defossez et al. 2022), with hinge losses and the distance of
-their inner features. However large their losses, their gradient gets a fixed share of the reconstruction's.
+Discriminators hear complex spectra at several windows (Defossez et al. 2022), compressed as the reconstruction's are,
+with hinge losses and the distance of their inner features. However large their losses, their gradient gets a fixed
+share of the reconstruction's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ira.training.reconstruction import frames_of
+from ira.training.reconstruction import compression, frames_of, level_of
 
 WINDOWS = (1024, 512, 256)
 CHANNELS = 16
@@ -21,7 +22,8 @@ Heard = list[Tensor]  # features of each layer, the last one the judgement
 
 
 class SpectrumDiscriminator(nn.Module):
-    """Waveform [B, 1, N] -> features of each layer, the last one [B, 1, T, F'], above 0 where it sounds real."""
+    """Waveform [B, 1, N] and the original's level [B, 1, 1] -> features of each layer; the last, [B, 1, T, F'], is above
+    0 where it sounds real."""
 
     shape: Tensor
 
@@ -33,11 +35,12 @@ class SpectrumDiscriminator(nn.Module):
         self.layers = nn.ModuleList([*strided, nn.Conv2d(channels, channels, 3, padding=1)])
         self.judge = nn.Conv2d(channels, 1, 3, padding=1)
 
-    def forward(self, waveform: Tensor) -> Heard:
+    def forward(self, waveform: Tensor, level: Tensor) -> Heard:
         with torch.autocast(waveform.device.type, enabled=False):
             shaped = frames_of(waveform[:, 0].float(), self.window) * self.shape
-            spectrum = torch.fft.rfft(shaped)[..., :-1] / self.shape.square().sum().sqrt()
-            hidden = torch.view_as_real(spectrum).permute(0, 3, 1, 2)
+            spectrum = torch.view_as_real(torch.fft.rfft(shaped)[..., :-1])
+            magnitude = spectrum.square().sum(-1).clamp(min=1e-14).sqrt()
+            hidden = (spectrum * compression(magnitude, self.shape, level)[..., None]).permute(0, 3, 1, 2)
         features = []
         for layer in self.layers:
             hidden = F.leaky_relu(layer(hidden), SLOPE)
@@ -59,11 +62,11 @@ class Discriminators(nn.Module):
             the gradient [B, 1, N] at the output, which reaches no discriminator; the discriminators' own loss, which
             reaches no codec; and the losses to log.
         """
-        critic = self.parts[int(torch.randint(len(self.parts), ()))]
-        real, made = critic(original), critic(output)
+        critic, level = self.parts[int(torch.randint(len(self.parts), ()))], level_of(original[:, 0].float())
+        real, made = critic(original, level), critic(output, level)
         losses = {"adversarial": fooled(made), "features": feature_gap(real, made)}
         (gradient,) = torch.autograd.grad(losses["adversarial"] + FEATURES * losses["features"], output)
-        own = told_apart(real, critic(output.detach()))
+        own = told_apart(real, critic(output.detach(), level))
         return gradient, own, {**losses, "discriminator": own}
 
 
@@ -83,6 +86,17 @@ def feature_gap(real: Heard, made: Heard) -> Tensor:
     return torch.stack([(m - r).abs().mean() / r.abs().mean().clamp(min=1e-4) for r, m in pairs]).mean()
 
 
-def balanced(reconstruction: Tensor, adversary: Tensor, share: float) -> Tensor:
-    """The reconstruction's gradient [B, 1, N], and the adversary's brought to `share` times its norm."""
-    return reconstruction + adversary * (share * reconstruction.norm() / adversary.norm().clamp(min=1e-12))
+def balanced(made: Tensor, last: nn.Parameter, reconstruction: Tensor, adversary: Tensor, share: float) -> Tensor:
+    """The reconstruction's gradient at the output and the adversary's, brought to `share` times its norm at `last`.
+
+    Norms are compared at the codec's last layer (Esser et al. 2021): at the output the reconstruction's lies where there
+    is nearly no sound, and an equal one in the midst of speech would move the codec hundreds of times as far.
+
+    Args:
+        made: the codec's output [B, 1, N], whose graph is kept.
+        reconstruction, adversary: gradients at it.
+    """
+    norms = [
+        torch.autograd.grad(made, last, g, retain_graph=True)[0].float().norm() for g in (reconstruction, adversary)
+    ]
+    return reconstruction + adversary * (share * norms[0] / norms[1].clamp(min=1e-12))

@@ -18,7 +18,7 @@ from ira.config import AugmentConfig, Config, DataConfig, StageName
 from ira.console import warn
 from ira.data.manifest import Row, read_manifest
 from ira.data.prepare import prepare
-from ira.data.shards import Fingerprint, TokenShards
+from ira.data.shards import Fingerprint, TokenShards, split_folder
 from ira.data.text import CharTokenizer
 from ira.errors import InputError
 from ira.models.adapter import Adapter
@@ -220,7 +220,7 @@ def open_shards(run: Run, codec: Codec, split: str) -> TokenShards:
     """
     data, tokenizer = run.config.data, CharTokenizer()
     manifests = data.train if split == "train" else data.val
-    folder = Path(data.shards) / codec.fingerprint().replace(":", "-") / split
+    folder = split_folder(data.shards, codec.fingerprint(), split)
     if any(Path(path).exists() for path in manifests) or not folder.exists():
         augment = data.augment if split == "train" else None  # what is judged on stays as it was recorded
         first_does(lambda: _prepare(manifests, folder, codec, data, augment))

@@ -34,7 +34,8 @@ from ira.training.stage import StepLoss
 
 CROPS_PER_FILE = 4  # a file costs more to open than to crop
 COMMITMENT = 0.25
-ADVERSARIAL = 0.7  # norm of the discriminators' gradient at the codec's output by that of the reconstruction
+ADVERSARIAL = 0.5  # norm of the discriminators' gradient at the last layer by that of the reconstruction
+RAMP = 0.2  # share of the adversary's time until it counts as much
 VALIDATION_CROPS = 32
 SHOWN = 3  # of them as samples
 MAX_SECONDS = 600.0  # a longer recording would fill the memory to give four crops
@@ -94,19 +95,29 @@ class CodecTraining:
         made, quantized = self.codec(waveform, books)
         output = made.detach().requires_grad_()
         losses = self.reconstruction(output, waveform)
-        weighted = sum(getattr(self.settings, f"{name}_weight") * loss for name, loss in losses.items())
+        weighted = sum(self._weights()[name] * loss for name, loss in losses.items())
         metrics = {name: float(loss.detach()) for name, loss in losses.items()}
         (gradient,) = torch.autograd.grad(torch.as_tensor(weighted), output)
         own = made.new_zeros(())
         if self.discriminators and share_done >= 1 - self.settings.adversarial_share:
             adversary, own, heard = self.discriminators(output, waveform)
-            gradient = balanced(gradient, adversary, ADVERSARIAL)
+            share = ADVERSARIAL * self._ramp(share_done)
+            gradient = balanced(made, self.codec.last_layer, gradient, adversary, share)
             metrics |= {name: float(loss.detach()) for name, loss in heard.items()}
         quantizer = quantized.codebook_loss + COMMITMENT * quantized.commitment_loss
         slope = (made * gradient).sum()
         loss = torch.as_tensor(weighted).detach() + slope - slope.detach() + quantizer + own
         metrics["codebook"] = float(quantized.codebook_loss.detach())
         return StepLoss(loss, waveform.shape[0] * waveform.shape[-1] // HOP, metrics)
+
+    def _weights(self) -> dict[str, float]:
+        settings = self.settings
+        return {
+            "mel": settings.mel_weight,
+            "magnitude": settings.magnitude_weight,
+            "phase": settings.phase_weight,
+            "waveform": settings.waveform_weight,
+        }
 
     def after_step(self, kept: bool) -> None:
         """Revive dead codes with what all processes saw; a step that was dropped has nothing to say."""
@@ -117,6 +128,11 @@ class CodecTraining:
         quantizer.seen.clear()
         if kept:
             quantizer.revive(seen)
+
+    def _ramp(self, share_done: float) -> float:
+        """0 to 1 over the first part of the adversary's time: discriminators that know nothing only disturb."""
+        ours = self.settings.adversarial_share
+        return min(1.0, (share_done - (1 - ours)) / (RAMP * ours))
 
     def _dropped_books(self, batch: int) -> Tensor:
         """Half of the rows use every codebook, the others a random number of them: [B]."""

@@ -61,7 +61,7 @@ def conversations(
     step = max(len(spoken) // max(settings.teacher_responses, 1), 1)
     asked = [(i, ASKED[n % len(ASKED)], written(e)) for n, (i, e) in enumerate(spoken[::step])]
     asked = asked[: settings.teacher_responses]
-    kept = shards.folder / f"answers-{_key(audio_llm.llm.name, settings, asked)}.jsonl"
+    kept = shards.folder / f"answers-{_key(audio_llm, settings, asked)}.jsonl"
     return own + repeat + (_read(kept) or _write(kept, audio_llm, asked, settings))
 
 
@@ -97,10 +97,11 @@ def _place(instruction: str) -> str:
     return instruction if AUDIO in instruction else f"{instruction} {AUDIO}"
 
 
-def _key(name: str, settings: AlignStage, asked: list[tuple[int, str, str]]) -> str:
-    """What the answers follow from: teacher, prompts, texts, length."""
-    plain = json.dumps([name, settings.response_tokens, asked])
-    return hashlib.sha256(plain.encode()).hexdigest()[:12]
+def _key(audio_llm: AudioLLM, settings: AlignStage, asked: list[tuple[int, str, str]]) -> str:
+    """What the answers follow from: teacher (known by its name and first embeddings), prompts, texts, length."""
+    plain = json.dumps([audio_llm.llm.name, settings.response_tokens, asked])
+    embeddings = audio_llm.llm.model.get_input_embeddings().weight[:64].detach().float().cpu()
+    return hashlib.sha256(plain.encode() + embeddings.numpy().tobytes()).hexdigest()[:12]
 
 
 def _read(path: Path) -> list[Turn]:

@@ -34,6 +34,10 @@ class TrainableEncodec(nn.Module):
         """Load a hub id or a folder; raises `InputError` as `EncodecCodec.from_pretrained` does."""
         return cls(load_encodec(path), bandwidth_kbps)
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return list(self.model.decoder.parameters())[-1]
+
     def forward(self, waveform: Tensor, codebooks: Tensor | None = None) -> tuple[Tensor, Quantized]:
         """Waveform [B, 1, N], N a multiple of 320 -> (reconstruction [B, 1, N], quantizer output)."""
         latent = self.model.encoder(waveform).float()

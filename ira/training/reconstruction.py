@@ -36,7 +36,7 @@ class Reconstruction(nn.Module):
 
     def forward(self, made: Tensor, target: Tensor) -> dict[str, Tensor]:
         made, target = made[:, 0].float(), target[:, 0].float()
-        level = target.square().mean(-1).sqrt().clamp(min=QUIETEST)[:, None, None]
+        level = level_of(target)
         found: dict[str, list[Tensor]] = {"mel": [], "magnitude": [], "phase": []}
         for window in self._windows():
             with torch.no_grad():
@@ -65,10 +65,20 @@ class Reconstruction(nn.Module):
             magnitude = spectrum.square().sum(-1).clamp(min=1e-14).sqrt()
             spectra = {"mel": torch.log((magnitude @ filters).clamp(min=1e-5))}
             if window in PHASED:
-                gain = 1 / (level * shape.square().sum().sqrt())
-                squeeze = (magnitude * gain).clamp(min=FAINTEST) ** (POWER - 1) * gain
-                spectra |= {"magnitude": magnitude * squeeze, "phase": spectrum * squeeze[..., None]}
+                factor = compression(magnitude, shape, level)
+                spectra |= {"magnitude": magnitude * factor, "phase": spectrum * factor[..., None]}
         return spectra
+
+
+def level_of(waveform: Tensor) -> Tensor:
+    """waveform [B, N] -> rms [B, 1, 1], of silence that of very quiet sound."""
+    return waveform.square().mean(-1).sqrt().clamp(min=QUIETEST)[:, None, None]
+
+
+def compression(magnitude: Tensor, shape: Tensor, level: Tensor) -> Tensor:
+    """What a spectrum [B, T, F] under a window is multiplied by: magnitudes to the power 0.3, at one level."""
+    gain = 1 / (level * shape.square().sum().sqrt())
+    return (magnitude * gain).clamp(min=FAINTEST) ** (POWER - 1) * gain
 
 
 def frames_of(waveform: Tensor, window: int) -> Tensor:

@@ -209,6 +209,30 @@ def test_prepare_changes_copies_of_what_is_learned_from_and_of_nothing_else(
         assert f"rows     {len(others)}\n" in done.stdout
 
 
+def test_prepare_with_a_configuration_alone_fills_the_folders_that_its_training_opens(
+    manifest: Path, tmp_path: Path, tiny_model_folder: Path
+):
+    from ira.audio.codec import load_codec
+    from ira.config import load_config
+    from ira.training.builders import Run, open_shards
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(tiny_model_folder)
+    (tmp_path / "val.json").write_text(manifest.read_text())
+    config = tmp_path / "config.yaml"
+    data = f"{{train: [{manifest}], val: [{tmp_path / 'val.json'}], shards: {tmp_path / 'shards'}}}"
+    config.write_text(f"run_dir: {tmp_path / 'run'}\ncodec: {{kind: compact, bandwidth_kbps: 1.5}}\ndata: {data}\n")
+    well("prepare", "--config", config)
+    there = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").rglob("codes-*")}
+    run = Run(load_config(config), tmp_path / "run", torch.device("cpu"))
+    codec = load_codec(run.config.codec, run.model)
+    assert [len(open_shards(run, codec, split)) for split in ("train", "val")] == [1, 1]
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").rglob("codes-*")}
+    assert after == there and len(there) == 2
+    for wrong in ([manifest], ["--out", tmp_path / "x"], [manifest, "--config", config], []):
+        assert "neither of them and --config" in refused("prepare", *wrong)
+
+
 def test_train_passes_on_configuration_stage_and_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from ira.training import journey
 

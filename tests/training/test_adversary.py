@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from ira.training.adversary import WINDOWS, Discriminators, balanced, feature_gap, fooled, told_apart
+from ira.training.reconstruction import level_of
 
 NOISE = torch.Generator().manual_seed(0)
 REAL = 0.2 * torch.sin(torch.arange(4800) * 0.05).expand(4, 1, -1)
+LEVEL = level_of(REAL[:, 0])
 FAKE = 0.2 * torch.randn(4, 1, 4800, generator=NOISE)
 
 
@@ -44,23 +47,32 @@ def test_they_learn_to_tell_noise_from_a_tone_and_the_codec_to_fool_them(discrim
     optimizer, critic = torch.optim.Adam(discriminators.parameters(), 1e-2), discriminators.parts[2]
     for _ in range(25):
         optimizer.zero_grad()
-        told_apart(critic(REAL), critic(FAKE)).backward()
+        told_apart(critic(REAL, LEVEL), critic(FAKE, LEVEL)).backward()
         optimizer.step()
     with torch.no_grad():
-        real, fake = critic(REAL), critic(FAKE)
+        real, fake = critic(REAL, LEVEL), critic(FAKE, LEVEL)
     assert float(told_apart(real, fake)) < 0.5
     assert float(fooled(fake)) > 1 > float(fooled(real))
     assert float(feature_gap(real, fake)) > 0 == float(feature_gap(real, real))
 
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
-def test_the_adversarys_gradient_has_its_share_of_the_norm_whatever_its_size(size):
-    reconstruction, adversary = torch.randn(2, 1, 100, generator=NOISE), torch.randn(2, 1, 100, generator=NOISE)
-    part = balanced(reconstruction, size * adversary, 0.7) - reconstruction
-    assert float(part.norm()) == pytest.approx(0.7 * float(reconstruction.norm()), rel=1e-3)
-    assert float(torch.cosine_similarity(part.flatten(), adversary.flatten(), dim=0)) == pytest.approx(1, abs=1e-4)
+def test_the_adversary_has_its_share_of_the_gradient_at_the_last_layer_whatever_its_size(size):
+    """Also where the output hardly depends on the layer in the place that the reconstruction's gradient lies."""
+    last, loud = nn.Parameter(torch.randn(20, generator=NOISE)), torch.cat([torch.ones(10), torch.full((10,), 1e-3)])
+    made = (last * loud).view(1, 1, -1)
+    reconstruction, adversary = loud.flip(0).view(1, 1, -1), size * loud.view(1, 1, -1)
+    whole = balanced(made, last, reconstruction, adversary, 0.7)
+
+    def moved(gradient: torch.Tensor) -> float:
+        return float(torch.autograd.grad(made, last, gradient, retain_graph=True)[0].norm())
+
+    assert moved(whole - reconstruction) == pytest.approx(0.7 * moved(reconstruction), rel=1e-3)
+    assert float((whole - reconstruction).norm()) < 0.01 * float(reconstruction.norm())
 
 
 def test_an_adversary_without_an_opinion_changes_nothing():
-    reconstruction = torch.ones(1, 1, 10)
-    assert torch.equal(balanced(reconstruction, torch.zeros(1, 1, 10), 0.7), reconstruction)
+    last = nn.Parameter(torch.ones(10))
+    gradient = torch.ones(1, 1, 10)
+    found = balanced((2 * last).view(1, 1, -1), last, gradient, torch.zeros(1, 1, 10), 0.7)
+    assert torch.equal(found, gradient)

@@ -219,7 +219,7 @@ def test_the_loss_has_the_gradient_of_the_weighted_reconstruction(tones):
     torch.manual_seed(3)
     made, quantized = training.codec(training.judged, training._dropped_books(len(training.judged)))
     losses = training.reconstruction(made, training.judged)
-    whole = sum(getattr(training.settings, f"{name}_weight") * loss for name, loss in losses.items())
+    whole = sum(training._weights()[name] * loss for name, loss in losses.items())
     whole = whole + quantized.codebook_loss + 0.25 * quantized.commitment_loss
     assert float(found.detach()) == pytest.approx(float(whole.detach()), rel=1e-4)
     weight: Any = training.codec.encoder_in.weight  # type: ignore[union-attr]
@@ -236,3 +236,8 @@ def test_recordings_are_kept_up_to_their_share_of_memory_and_sound_the_same(tone
     assert torch.equal(kept.read(path), first[0]) and torch.equal(first[0], first[1])
     with pytest.raises(InputError):
         forgotten.read(path)
+
+
+def test_the_adversary_grows_into_its_share(tones):
+    training = stage(tones, [], adversarial_share=0.5)
+    assert [training._ramp(share) for share in (0.5, 0.55, 0.6, 1.0)] == pytest.approx([0, 0.5, 1, 1])

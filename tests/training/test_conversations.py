@@ -77,3 +77,12 @@ def test_what_is_heard_of_a_row_does_not_depend_on_its_neighbours(make_ears, sha
         together = listen_rows(ears, examples, cpu)
         for example, row in zip(examples, together, strict=True):
             assert torch.allclose(listen_rows(ears, [example], cpu)[0], row, atol=1e-5)
+
+
+def test_another_teacher_of_the_same_name_writes_anew(make_ears, shards):
+    ears = make_ears()
+    conversations(ears, shards, SETTINGS)
+    with torch.no_grad():
+        ears.language.get_input_embeddings().weight.neg_()
+    conversations(ears, shards, SETTINGS)
+    assert len(list(shards.folder.glob("answers-*.jsonl"))) == 2
