@@ -22,8 +22,8 @@ Heard = list[Tensor]  # features of each layer, the last one the judgement
 
 
 class SpectrumDiscriminator(nn.Module):
-    """Waveform [B, 1, N] and the original's level [B, 1, 1] -> features of each layer; the last, [B, 1, T, F'], is above
-    0 where it sounds real."""
+    """Waveform [B, 1, N] and the original's level [B, 1, 1] -> features of each layer; the last is above 0 where it
+    sounds real."""
 
     shape: Tensor
 
@@ -89,8 +89,8 @@ def feature_gap(real: Heard, made: Heard) -> Tensor:
 def balanced(made: Tensor, last: nn.Parameter, reconstruction: Tensor, adversary: Tensor, share: float) -> Tensor:
     """The reconstruction's gradient at the output and the adversary's, brought to `share` times its norm at `last`.
 
-    Norms are compared at the codec's last layer (Esser et al. 2021): at the output the reconstruction's lies where there
-    is nearly no sound, and an equal one in the midst of speech would move the codec hundreds of times as far.
+    Norms are compared at the codec's last layer (Esser et al. 2021). At the output the reconstruction's lies where
+    there is nearly no sound; an equal one in the midst of speech would move the codec a hundred times as far.
 
     Args:
         made: the codec's output [B, 1, N], whose graph is kept.

@@ -183,6 +183,7 @@ class _Trainer:
         """One optimizer step over `accumulation` micro-batches, weighed by their tokens."""
         started = time.monotonic()
         keys = self._draw(plan)
+        self.alive()
         share = self._gradients(mine(list(enumerate(keys))))
         share.seconds, share.stop = time.monotonic() - started, bool(self.stop())
         shares = exchange(share)
@@ -202,20 +203,23 @@ class _Trainer:
         return [key for key, _ in drawn]
 
     def _gradients(self, numbered: list[tuple[int, Any]]) -> Share:
-        """Add up this process's gradients; one that fails says why, in words that name its batch."""
+        """Add up this process's gradients; one that fails says why, in words that name its batch.
+
+        After a loss that is no number the rest is computed all the same: with `fsdp` the others wait for its weights.
+        """
         share = Share()
         for number, key in numbered:
             try:
                 self._add_gradient(share, number, key)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 share.failure = f"out of memory ({str(error)[:80]}) with {reprlib.repr(key)}"
+                break
             except RuntimeError as error:
                 if "can't allocate memory" not in str(error):
                     raise
                 share.failure = f"out of memory with {reprlib.repr(key)}"
-            self.alive()
-            if share.failure:
                 break
+            self.alive()
         return share
 
     def _add_gradient(self, share: Share, number: int, key: Any) -> None:
@@ -232,10 +236,11 @@ class _Trainer:
         with autocast(self.device, self.train.dtype):
             loss = self.root(work)
         (loss * found[0].count).backward()
-        share.loss, share.count = share.loss + float(loss.detach()) * found[0].count, share.count + found[0].count
+        value = float(loss.detach())
+        share.loss, share.count = share.loss + value * found[0].count, share.count + found[0].count
         share.metrics.update(found[0].metrics)
-        if not math.isfinite(share.loss):
-            share.failure = f"the loss is {share.loss} with {reprlib.repr(key)}"
+        if not math.isfinite(value):
+            share.failure = f"the loss is {value} with {reprlib.repr(key)}"
 
     def _update(self, total: int) -> dict[str, float]:
         """Add up and divide the gradients by their tokens, clip, step."""
@@ -296,10 +301,12 @@ class _Trainer:
 
     def _validate(self) -> None:
         """Judge the weights; keep them aside where they are the best so far."""
+        self.alive()
         self.root.eval()
         torch.manual_seed(self.train.seed)
         with torch.no_grad(), autocast(self.device, self.train.dtype), gathered():
             figures = exchange(self.stage.validate())[0]  # who rounds otherwise must not decide otherwise
+            self.alive()
             seen = getattr(self.stage, "samples", dict)() | self.pictures if self.trackers else {}
         for tracker in self.trackers:
             tracker.log(self.progress.step, self.stage.name, {f"val/{k}": v for k, v in figures.items()})

@@ -7,6 +7,7 @@ step, after all processes have said that theirs are sound: one out of memory lea
 from __future__ import annotations
 
 import faulthandler
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from ira.errors import InputError
 from ira.processes import exchange, rank, world
 
 Parallel = Literal["ddp", "fsdp"]
+SENT_TOGETHER = 16 * 2**20  # numbers in one message
 STACKED = ("layers", "blocks", "text_layers")  # lists of like layers: each is cut up and gathered by itself
 
 _cut_up: list[FSDPModule] = []  # of the stage that trains now
@@ -72,13 +74,28 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
                 parameter.grad.mul_(world())
         return
     have = exchange([p.grad is not None for p in parameters])
-    waits = []
-    for number, parameter in enumerate(parameters):
-        if any(there[number] for there in have):
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            waits.append(dist.all_reduce(parameter.grad, async_op=True))
-    for wait in waits:
-        wait.wait()  # type: ignore[union-attr]
+    used = [p for number, p in enumerate(parameters) if any(there[number] for there in have)]
+    for parameter in used:
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    for group in alike(used):
+        gradients = [p.grad for p in group if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def alike(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Parameters of one type and together not too large: what is sent as one, since every message has its price."""
+    group: list[nn.Parameter] = []
+    for parameter in sorted(parameters, key=lambda p: str(p.dtype)):
+        full = sum(p.numel() for p in group) + parameter.numel() > SENT_TOGETHER
+        if group and (full or group[0].dtype != parameter.dtype):
+            yield group
+            group = []
+        group.append(parameter)
+    if group:
+        yield group
 
 
 def is_cut(tensor: Tensor) -> bool:
@@ -127,8 +144,14 @@ def watched(folder: Path, minutes: float) -> Iterator[Callable[[], None]]:
             faulthandler.dump_traceback_later(60 * minutes, exit=True, file=file)
 
         alive()
+        stuck = False
         try:
             yield alive
+        except RuntimeError:  # the others have gone: it tells where this one waited for them
+            traceback.print_exc(file=file)
+            stuck = True
+            raise
         finally:
             faulthandler.cancel_dump_traceback_later()
-            path.unlink(missing_ok=True)
+            if not stuck:
+                path.unlink(missing_ok=True)

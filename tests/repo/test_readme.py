@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 SHELL = [line.partition(" #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
-IRA = [line for line in SHELL if line.startswith("ira ")]
+IRA = [line for line in SHELL if line.startswith(("ira ", "torchrun "))]
 # What makes a training command of the README a short one; nothing else about it is changed.
 SHORT = ["train.max_minutes=0.01", "train.align.teacher_responses=1", "train.reinforce.rollouts=4"]
 SHORT += ["train.align.batch_seconds=4", "train.speech.batch_seconds=4", "train.codec.batch_seconds=4"]
@@ -30,10 +30,14 @@ SHORT += ["train.voice.batch_seconds=12", "train.align.response_tokens=4", "trai
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the README's commands name: recordings, rows, a split each to train and to judge."""
     home = tmp_path_factory.mktemp("newcomer")
-    for name in ("configs", "ira"):
+    for name in ("configs", "ira", "main.py"):
         (home / name).symlink_to(ROOT / name)
     for name in ("reference", "recording", "question"):
         save_audio(home / f"{name}.wav", _tone(3, 1.5))
+    lines = [f"LJ001-000{number}|A tone.|A tone.\n" for number in range(1, 5)]
+    for line in lines:
+        save_audio(home / "LJSpeech-1.1" / "wavs" / f"{line.partition('|')[0]}.wav", _tone(1, 1.0))
+    (home / "LJSpeech-1.1" / "metadata.csv").write_text("".join(lines), encoding="utf-8")
     (home / "rows.jsonl").write_text('{"id": "one", "text": "Yes.", "seed": 1}\n', encoding="utf-8")
     for split in ("train", "val"):
         rows = []
@@ -58,16 +62,27 @@ def _run(command: list[str], home: Path) -> str:
 
 
 def test_the_readme_has_the_commands_that_are_checked_here() -> None:
-    assert {line.split()[1] for line in IRA} >= {"speak", "voice", "listen", "respond", "resynth", "validate", "train"}
+    verbs = {"speak", "voice", "listen", "respond", "resynth", "validate", "train", "import", "plot"}
+    assert {line.split()[1] for line in IRA} >= verbs and any(line.startswith("torchrun") for line in IRA)
 
 
 def test_every_command_of_the_readme_runs(newcomer: Path) -> None:
     for line in IRA:
         words = shlex.split(line)
-        if words[1] == "train":
+        if words[1] == "train" or words[0] == "torchrun":
             words += SHORT
-        _run([str(Path(sys.executable).with_name("ira")), *words[1:]], newcomer)
-    for made in ("hello.wav", "anna.voice", "reply.wav", "copy.wav", "it_works.wav"):
+        if words[0] == "torchrun":
+            words += ["train.stages=[codec,voice]"]  # the others are run on two processes by tests of their own
+        _run([str(Path(sys.executable).with_name(words[0])), *words[1:]], newcomer)
+    for made in (
+        "hello.wav",
+        "anna.voice",
+        "reply.wav",
+        "copy.wav",
+        "it_works.wav",
+        "ljspeech/import.json",
+        "plot.html",
+    ):
         assert (newcomer / made).stat().st_size > 0
 
 

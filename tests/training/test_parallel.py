@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ira import processes
+from ira.training import parallel
 
 TOY = Path(__file__).parent / "ranks" / "toy.py"
 
@@ -61,7 +62,7 @@ def test_two_processes_end_with_the_weights_of_one(way, two, toy, tmp_path):
 
 def test_a_loss_that_is_no_number_on_one_process_is_dropped_on_both(two, toy, tmp_path):
     alone = toy.train(toy.Toy({5: "nan"}), tmp_path / "alone")
-    assert same(two["nan"], alone)
+    assert same(two["nan"], alone) and same(two["nan in fsdp"], alone)
     assert not same(two["nan"], two["ddp"])
 
 
@@ -94,6 +95,15 @@ def test_a_process_that_stands_still_ends_the_job_and_every_process_says_where_i
     assert sorted(stacks) == ["stack-rank-0.txt", "stack-rank-1.txt"]
     assert "toy.py" in stacks["stack-rank-1.txt"] and "in loss" in stacks["stack-rank-1.txt"]
     assert "exchange" in stacks["stack-rank-0.txt"]
+
+
+def test_gradients_travel_in_few_messages_none_too_large(monkeypatch):
+    monkeypatch.setattr(parallel, "SENT_TOGETHER", 10)
+    sizes = [(4, torch.float32), (3, torch.bfloat16), (5, torch.float32), (2, torch.float32), (30, torch.bfloat16)]
+    made = [torch.nn.Parameter(torch.zeros(size, dtype=dtype)) for size, dtype in sizes]
+    groups = list(parallel.alike(made))
+    assert [[p.numel() for p in group] for group in groups] == [[3], [30], [4, 5], [2]]
+    assert all(len({p.dtype for p in group}) == 1 for group in groups)
 
 
 def test_alone_every_agreement_is_with_oneself():

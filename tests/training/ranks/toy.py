@@ -96,6 +96,7 @@ def every_way(out: Path) -> None:
         "ddp": train(Toy(), out / "ddp"),
         "fsdp": train(Toy(), out / "fsdp", parallel="fsdp"),
         "nan": train(Toy({5: "nan"}), out / "nan"),
+        "nan in fsdp": train(Toy({5: "nan"}), out / "nan-fsdp", parallel="fsdp"),
         "out of memory": train(Toy({6: "out of memory"}), out / "oom"),
     }
     killed(out / "killed-ddp")
