@@ -142,11 +142,6 @@ def load_model(cls: type[Model], folder: str | Path, name: str) -> Model:
     return model
 
 
-def load_weights(module: nn.Module, folder: str | Path, name: str) -> None:
-    """The same checks as `load_model`, into a module that exists already; its mode and dtype stay."""
-    _fill(module, load_tensors(folder, name, type(module).__name__), _files(folder, name)[0])
-
-
 def load_tensors(folder: str | Path, name: str, kind: str) -> dict[str, Tensor]:
     """The tensors of FOLDER/NAME.safetensors, once the card says that they are a `kind` and the hash agrees."""
     card, (weights, card_path) = read_card(folder, name), _files(folder, name)

@@ -15,7 +15,6 @@ from ira import checkpoint
 from ira.checkpoint import (
     load_model,
     load_tensors,
-    load_weights,
     read_card,
     save_model,
     save_tensors,
@@ -105,13 +104,6 @@ def test_the_card_states_kind_arguments_hash_and_extra(saved: Path):
 def test_saving_leaves_only_the_two_files(saved: Path):
     save_model(saved, "small", Small())
     assert sorted(os.listdir(saved)) == ["small.json", "small.safetensors"]
-
-
-def test_weights_load_into_a_module_that_exists(saved: Path):
-    module = Small().train()
-    load_weights(module, saved, "small")
-    assert module.training
-    assert torch.equal(module.first.weight, load_tensors(saved, "small", "Small")["first.weight"])
 
 
 def test_loose_tensors_have_a_kind_too(tmp_path: Path):

@@ -9,7 +9,7 @@ is final three frames after its own.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,7 @@ class CompactCodec(nn.Module):
     `codebooks` is how many `encode` returns unless told otherwise; it may be lowered to any prefix.
     """
 
+    always_copied = True  # by many processes that train it
     sample_rate = SAMPLE_RATE
     hop = HOP
     frame_rate = SAMPLE_RATE / HOP
@@ -158,7 +159,7 @@ class CompactCodec(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """Where losses of the output are weighed against one another."""
-        return self.head.weight
+        return cast(nn.Parameter, self.head.weight)
 
     def hparams(self) -> dict[str, Any]:
         return {"config": self.config.model_dump()}

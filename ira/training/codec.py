@@ -65,7 +65,10 @@ class CodecTraining:
             raise InputError("codec stage: no row has an audio file; name a manifest with recordings in data.train")
         held_out = [row for row in self.held_out if row.audio][:VALIDATION_CROPS]
         judged, generator = held_out or self.rows[:4], torch.Generator().manual_seed(0)
-        self.judged = crops(Recordings(), judged, self.crop_samples, 1, generator)
+        heard = crops(Recordings(), judged, self.crop_samples, 1, generator)
+        if not heard:
+            raise InputError(f"{judged[0].audio}: none of {len(judged)} held-out recordings can be read")
+        self.judged = torch.stack(heard)
 
     def modules(self) -> dict[str, nn.Module]:
         """Only the codec is published; the discriminators are part of the run."""
@@ -81,12 +84,16 @@ class CodecTraining:
             state = SamplerState(state.seed, state.epoch + 1, 0)
 
     def load(self, key: tuple[int, int, int]) -> Tensor:
-        """Waveform crops [B, 1, N]."""
+        """Waveform crops [B, 1, N]. Where no file of the batch can be read, those that follow it stand in."""
         seed, epoch, cursor = key
         order = torch.randperm(len(self.rows), generator=_generator(seed, epoch, -1)).tolist()
-        chosen = [self.rows[i] for i in order[cursor : cursor + self.files]]
+        own, others = order[cursor : cursor + self.files], order[cursor + self.files :] + order[:cursor]
         generator = _generator(*key)
-        return random_gain(crops(self.recordings, chosen, self.crop_samples, CROPS_PER_FILE, generator), generator)
+        for chosen in [own, *(others[start : start + self.files] for start in range(0, len(others), self.files))]:
+            rows = [self.rows[i] for i in chosen]
+            if made := crops(self.recordings, rows, self.crop_samples, CROPS_PER_FILE, generator):
+                return random_gain(torch.stack(made), generator)
+        raise InputError(f"codec stage: none of {len(self.rows)} recordings can be read; run ira validate")
 
     def loss(self, batch: Tensor, share_done: float) -> StepLoss:
         """The gradient is made at the codec's output and carried back by a loss of that slope, not of that value."""
@@ -179,8 +186,8 @@ class Recordings:
         return sound / INT16
 
 
-def crops(recordings: Recordings, rows: list[Row], samples: int, each: int, generator: torch.Generator) -> Tensor:
-    """`each` random crops of every recording [B, 1, samples]; a short one is padded with silence.
+def crops(recordings: Recordings, rows: list[Row], samples: int, each: int, generator: torch.Generator) -> list[Tensor]:
+    """`each` random crops [1, samples] of every recording; a short one is padded with silence.
 
     A recording that cannot be read is left out and named once; training goes on.
     """
@@ -194,9 +201,7 @@ def crops(recordings: Recordings, rows: list[Row], samples: int, each: int, gene
         waveform = nn.functional.pad(waveform, (0, max(samples - waveform.shape[-1], 0)))
         starts = torch.randint(0, waveform.shape[-1] - samples + 1, (each,), generator=generator)
         pieces += [waveform[:, start : start + samples] for start in starts.tolist()]
-    if not pieces:
-        raise InputError(f"{rows[0].audio}: none of {len(rows)} recordings can be read; run ira validate")
-    return torch.stack(pieces)
+    return pieces
 
 
 @cache

@@ -95,6 +95,11 @@ def forecast(config: Config, names: list[StageName], device: torch.device, proce
         notes.append(f"no recordings to look at: {USUAL_SECONDS:g} s each are assumed")
     stages = []
     for name in names:
+        if (Path(config.run_dir) / name / "done.json").exists():
+            notes.append(f"{name}: done, not run again")
+            continue
+        if name == "codec" and config.train.codec.finetune:
+            notes.append("codec: fine-tuning of EnCodec is not estimated")
         if name in ("align", "reinforce") and parts.llm is None or name == "codec" and config.codec.kind != "compact":
             continue
         batch = expected_batch(config, name, min(seconds or USUAL_SECONDS, config.data.max_seconds))

@@ -22,6 +22,8 @@ from ira.audio.encodec import EncodecCodec, load_encodec
 class TrainableEncodec(nn.Module):
     """EnCodec 24 kHz with a training pass; `codebooks` of its books are trained for, any prefix of them."""
 
+    always_copied = True
+
     def __init__(self, model: Any, bandwidth_kbps: float) -> None:
         super().__init__()
         self.model, self.bandwidth_kbps = model.requires_grad_(True), bandwidth_kbps

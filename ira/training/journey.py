@@ -10,17 +10,19 @@ import json
 from pathlib import Path
 
 from ira.checkpoint import weights_hash, write_aside
-from ira.config import STAGES, Config, StageName
+from ira.config import STAGES, Config, StageName, check_config
 from ira.console import warn
 from ira.errors import InputError
 from ira.models.bundle import read_model_card, write_card
 from ira.processes import first_does, joined, rank
+from ira.reading import parse_json, read_text
 from ira.runtime import pick_device, pick_threads, run_folder, seed_everything
 from ira.trackers.base import Tracker
 from ira.trackers.make import make_trackers
 from ira.training.builders import BUILDERS, Run
 from ira.training.loop import fit
 
+SHAPED_BY: dict[StageName, str] = {"voice": "voice", "speech": "speech", "align": "adapter"}  # stage: section
 BUILT_ON: dict[StageName, tuple[str, ...]] = {  # parts of the model folder that a stage starts from
     "codec": (),
     "voice": ("codec",),
@@ -64,7 +66,7 @@ def _open_run(run: Run) -> None:
 
 
 def _same_parts(run: Run) -> None:
-    """Refuse to go on beside another codec or LLM than that of the stages that are done.
+    """Refuse to go on with other parts than those of the stages that are done.
 
     Where the compact codec started from and how long an answer may be are free to change.
     """
@@ -74,13 +76,25 @@ def _same_parts(run: Run) -> None:
         return
     card, free = read_model_card(run.model), {"codec": {"path"} if run.config.codec.kind == "compact" else set()}
     free["llm"] = {"max_new_tokens"}
-    for name, there, wanted in (("codec", card.codec, run.config.codec), ("llm", card.llm, run.config.llm)):
-        old, new = there.model_dump(exclude=free[name]), wanted.model_dump(exclude=free[name])
+    before = _config_before(run)
+    done = [name for stage, name in SHAPED_BY.items() if (run.folder / stage / "done.json").exists()]
+    shapes = [(name, getattr(before, name)) for name in done]
+    for name, there in [("codec", card.codec), ("llm", card.llm), *shapes]:
+        wanted = getattr(run.config, name)
+        old, new = there.model_dump(exclude=free.get(name)), wanted.model_dump(exclude=free.get(name))
         for key in (key for key in old if old[key] != new[key]):
             raise InputError(
                 f"{run.folder}: stages are done with {name}.{key} {old[key]!r}, the configuration has {new[key]!r}; "
                 "give another run_dir"
             )
+
+
+def _config_before(run: Run) -> Config:
+    """What the run was asked for the last time."""
+    try:
+        return check_config(parse_json(read_text(run.folder / "config.json")))
+    except (OSError, ValueError):
+        return run.config  # lost, or of an older version: nothing to compare with
 
 
 def _run_stage(run: Run, name: StageName, trackers: list[Tracker]) -> None:

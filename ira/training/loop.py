@@ -76,7 +76,7 @@ def _count(value: Any) -> int:
 
 @dataclass
 class Share:
-    """What one process tells the others about its part of a step."""
+    """What one process tells the others about its part of a step; loss and metrics are sums over its tokens."""
 
     loss: float = 0.0
     count: int = 0
@@ -238,7 +238,8 @@ class _Trainer:
         (loss * found[0].count).backward()
         value = float(loss.detach())
         share.loss, share.count = share.loss + value * found[0].count, share.count + found[0].count
-        share.metrics.update(found[0].metrics)
+        for name, figure in found[0].metrics.items():
+            share.metrics[name] = share.metrics.get(name, 0.0) + figure * found[0].count
         if not math.isfinite(value):
             share.failure = f"the loss is {value} with {reprlib.repr(key)}"
 
@@ -287,11 +288,11 @@ class _Trainer:
             warn(f"{self.stage.name}: {message}")
 
     def _log(self, shares: list[Share], figures: dict[str, float]) -> None:
-        """Metrics of the stage are those of the first process that has them."""
+        """Metrics are means over the step's tokens, like the loss."""
         count = sum(s.count for s in shares)
+        names = sorted({name for share in shares for name in share.metrics})
         metrics = {"loss": sum(s.loss for s in shares) / max(count, 1)}
-        for share in reversed(shares):
-            metrics |= share.metrics
+        metrics |= {name: sum(s.metrics.get(name, 0.0) for s in shares) / max(count, 1) for name in names}
         metrics |= figures | self.meter.step(count, shares[0].seconds, shares[0].waited)
         metrics |= {"dropped_steps": float(self.progress.dropped), "share_done": self.share_done()}
         for tracker in self.trackers:

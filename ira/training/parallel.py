@@ -42,14 +42,18 @@ class Root(nn.Module):
 
 
 def spread_weights(root: Root, parallel: Parallel, device: torch.device) -> None:
-    """Give every process the first one's weights, or a share of them."""
+    """Give every process the first one's weights, or a share of them.
+
+    A module that says `always_copied` keeps its stage's modules whole: a codec is small, is changed beside the
+    optimizer, and takes gradients amid its forward pass, which FSDP2 does not know.
+    """
     _cut_up.clear()
     if world() == 1:
         return
     with torch.no_grad():
         for tensor in [*root.parameters(), *root.buffers()]:
             dist.broadcast(tensor, 0)
-    if parallel == "fsdp":
+    if parallel == "fsdp" and not any(getattr(part, "always_copied", False) for part in root.parts.values()):
         mesh = init_device_mesh(device.type, (world(),))
         for layer in stacked_layers(root):
             fully_shard(layer, mesh=mesh)

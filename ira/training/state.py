@@ -119,7 +119,7 @@ def _unreadable(folder: Path, error: BaseException) -> InputError:
 
 
 def newest_good(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The latest checkpoint that is whole, as is the best one that it counts on, with its note.
+    """The latest checkpoint that is whole, as is the best one that it counts on if there is such a pair, with its note.
 
     Damaged ones are named and passed over: the steps since are done again, and end where they ended then.
 
@@ -140,6 +140,11 @@ def _newest_good(folder: Path) -> tuple[Path, dict[str, Any]] | str | None:
         if isinstance(note, dict):
             return path, note
         warn(f"{path}: {note}; passed over")
+    for path in found:  # better without the best weights so far than not at all
+        note = read_note(path)
+        if isinstance(note, dict):
+            warn(f"{path}: taken up without the best weights so far; validation looks for better ones from here on")
+            return path, {**note, "progress": {**note["progress"], "best": None, "best_step": 0}}
     return f"{folder}: no checkpoint is whole; delete the folder to start this stage anew" if found else None
 
 

@@ -215,6 +215,15 @@ def test_a_stage_whose_ground_was_trained_anew_is_refused_until_it_is_deleted(fi
     train(config, "voice")
 
 
+def test_another_shape_of_a_part_that_is_done_is_refused_and_the_record_stays(finished, tmp_path):
+    config = copied(finished, tmp_path, without=[])
+    record = (Path(config.run_dir) / "config.json").read_text()
+    other = config.model_copy(update={"speech": config.speech.model_copy(update={"layers": 3})})
+    with pytest.raises(InputError, match="done with speech.layers 2, the configuration has 3; give another run_dir"):
+        train(other)
+    assert (Path(config.run_dir) / "config.json").read_text() == record
+
+
 def test_encodec_has_no_codec_stage_and_says_so(finished, tmp_path, capsys):
     codec = finished.codec.model_copy(update={"kind": "encodec"})
     train(finished.model_copy(update={"run_dir": str(tmp_path / "run"), "codec": codec}), "codec")
@@ -271,6 +280,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory, tiny_llm_folder: Path) -> t
     plain = configure(folder, tiny_llm_folder, dtype="fp32").model_dump()
     for stage in STAGES:
         plain["train"][stage] |= {"steps": 3, "accumulation": 2, "validate_every": 3}
+    plain["train"]["codec"]["adversarial_share"] = 0.7
     plain["train"]["reinforce"]["rollouts"] = 8
     config = check_config(plain)
     train(config)
