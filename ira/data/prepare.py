@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ira.audio.codec import Codec
-from ira.checkpoint import write_aside
+from ira.checkpoint import sha256_of, write_aside
 from ira.config import AugmentConfig
 from ira.data.manifest import Problem, Row, read_manifest
 from ira.data.shards import FORMAT, Fingerprint, count_parts, mismatch, part_folder, read_meta, shard_file
@@ -206,8 +207,8 @@ def _forget_stale(folder: Path, tasks: list[Task], codebooks: int) -> None:
     """Remove shards that are damaged or no longer true, and what a killed run left half written."""
     keys = {task.number: task.key for task in tasks}
     stale = [path for name in ("shard", "index", "codes", "meta", "report") for path in folder.glob(f".{name}-*")]
-    for path in folder.glob("shard-*.json"):
-        number = int(path.stem.partition("-")[2])
+    numbered = (re.fullmatch(r"shard-(\d{5,})\.json", path.name) for path in folder.glob("shard-*.json"))
+    for number in (int(name[1]) for name in numbered if name):
         if not _is_true(folder, number, keys.get(number), codebooks):
             stale += [shard_file(folder, name, number) for name in ("shard", "index", "codes")]
     try:
@@ -221,9 +222,9 @@ def _is_true(folder: Path, number: int, key: str | None, codebooks: int) -> bool
     """Whether the shard is whole and was made of what `key` stands for."""
     try:
         done = json.loads(shard_file(folder, "shard", number).read_bytes())
-        size = shard_file(folder, "codes", number).stat().st_size
-        lines = shard_file(folder, "index", number).read_bytes().count(b"\n")
-        return done["key"] == key and size == done["frames"] * codebooks * 2 and lines == done["rows"]
+        if done["key"] != key or shard_file(folder, "codes", number).stat().st_size != done["frames"] * codebooks * 2:
+            return False
+        return all(sha256_of(shard_file(folder, name, number)) == done["sha256"][name] for name in ("codes", "index"))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -9,6 +9,7 @@ holds n such folders, `part-0000-of-0016` and so on: part i has the shards whose
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -62,6 +63,14 @@ class TokenShards:
 
     def __init__(self, folder: str | Path, expect: Fingerprint | None = None) -> None:
         self.folder = Path(folder)
+        try:
+            self._read(expect)
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{self.folder}: is damaged ({str(error)[:100]}); run ira prepare again") from None
+
+    def _read(self, expect: Fingerprint | None) -> None:
         self.folders, self.meta = _open_parts(self.folder)
         self.fingerprint = Fingerprint(**self.meta["fingerprint"])
         if expect and expect != self.fingerprint:
@@ -82,6 +91,9 @@ class TokenShards:
         shard, offset, frames = self._places[i]
         entry = json.loads(self._lines[i])
         codes = torch.from_numpy(self._codes[shard][offset : offset + frames].astype(np.int64).T.copy())
+        if int(codes.max()) >= self.meta.get("codebook_size", 2**16):
+            path = shard_file(self.folders[shard % len(self.folders)], "codes", shard)
+            raise InputError(f"{path}: holds codes that the codec does not have; run ira prepare again")
         words = {column: entry[column] for column in INDEX_COLUMNS}
         return Example(codes=codes, frames=frames, text=entry["text"], extra=entry["extra"], **words)
 
@@ -89,7 +101,11 @@ class TokenShards:
         if not shard_file(folder, "shard", number).is_file():
             count = self.meta["shards"]
             raise InputError(f"{folder}: shard {number} of {count} is missing; run ira prepare again to finish it")
-        lines = shard_file(folder, "index", number).read_bytes().splitlines()
+        content = shard_file(folder, "index", number).read_bytes()
+        hashes = json.loads(shard_file(folder, "shard", number).read_bytes()).get("sha256", {})
+        if hashlib.sha256(content).hexdigest() != hashes.get("index", hashlib.sha256(content).hexdigest()):
+            raise InputError(f"{shard_file(folder, 'index', number)}: is damaged; run ira prepare again")
+        lines = content.splitlines()
         for line in lines:
             entry = json.loads(line)
             self._places.append((number, entry["offset"], entry["frames"]))

@@ -7,6 +7,7 @@ Whatever does the work has one thread and its own copy of the codec, so the byte
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -189,10 +190,12 @@ def make_shard(task: Task) -> int:
             lines.append(_index_line(clip, offset, len(clip_codes)))
             codes.append(clip_codes)
             offset += len(clip_codes)
-    _write(task, "codes", b"".join(clip_codes.tobytes() for clip_codes in codes))
-    _write(task, "index", "".join(lines).encode())
+    content = {"codes": b"".join(clip_codes.tobytes() for clip_codes in codes), "index": "".join(lines).encode()}
+    for name, written in content.items():
+        _write(task, name, written)
+    hashes = {name: hashlib.sha256(written).hexdigest() for name, written in content.items()}
     refusals = [dataclasses.asdict(problem) for problem in refused]
-    done = {"key": task.key, "rows": len(lines), "frames": offset, "refused": refusals}
+    done = {"key": task.key, "rows": len(lines), "frames": offset, "sha256": hashes, "refused": refusals}
     _write(task, "shard", json.dumps(done, indent=1).encode())
     return task.number
 

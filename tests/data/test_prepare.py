@@ -112,6 +112,37 @@ def test_a_damaged_shard_is_refused_and_then_mended(split, tmp_path, loudness):
     assert contents(tmp_path / "out") == before
 
 
+def overwritten(content: bytes) -> bytes:
+    return b"\xff" * len(content)
+
+
+def one_letter(content: bytes) -> bytes:
+    return content.replace(b'"offset"', b'"offseT"', 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("codes-00001.u16", overwritten),
+        ("index-00001.jsonl", overwritten),
+        ("index-00001.jsonl", one_letter),
+        ("shard-00001.json", overwritten),
+        ("meta.json", lambda content: content.replace(b'"shards"', b'"shardS"')),
+    ],
+)
+def test_changed_bytes_of_the_same_length_are_one_line_and_are_mended(split, tmp_path, loudness, name, change):
+    out = tmp_path / "out"
+    run(split, out, loudness())
+    (out / "shard-old.json").write_text("{}")  # a stranger's file is nobody's business
+    before = contents(out)
+    (out / name).write_bytes(change(before[name]))
+    with pytest.raises(InputError, match="run ira prepare again|is damaged"):
+        shards = TokenShards(out)
+        _ = [shards[i] for i in range(len(shards))]
+    run(split, out, loudness())
+    assert contents(out) == before
+
+
 def test_tokens_of_another_codec_are_refused_with_both_names_and_not_overwritten(split, tmp_path, loudness):
     run(split, tmp_path / "out", loudness())
     before = contents(tmp_path / "out")

@@ -49,6 +49,7 @@ def test_one_task_makes_one_shard_from_what_it_carries(split, tmp_path, loudness
     assert sorted(contents(tmp_path / "out")) == ["codes-00007.u16", "index-00007.jsonl", "shard-00007.json"]
     done = json.loads((tmp_path / "out" / "shard-00007.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "out" / "index-00007.jsonl").read_text().splitlines()]
+    assert set(done.pop("sha256")) == {"codes", "index"}
     assert done == {"key": "key", "rows": 3, "frames": sum(line["frames"] for line in lines), "refused": []}
     assert [line["row"] for line in lines] == [0, 1, 2] and [line["offset"] for line in lines][0] == 0
 
