@@ -38,7 +38,17 @@ def alone(
 def two(manifest: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left behind, with what they printed in stdout.txt."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--max-restarts",
+        "1",
+        "--nproc-per-node",
+        "2",
+        str(SCRIPT),
+    ]
     done = subprocess.run(
         [*command, str(manifest), str(tiny_model_folder), str(folder)],
         env=os.environ | {"OMP_NUM_THREADS": "2"},  # what it has is not what it computes with

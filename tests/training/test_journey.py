@@ -285,7 +285,16 @@ def by_two(tmp_path_factory: pytest.TempPathFactory, tiny_llm_folder: Path) -> t
     config = check_config(plain)
     train(config)
     script, written = Path(__file__).parent / "ranks" / "stages.py", Path(config.run_dir) / "config.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--max-restarts",
+        "1",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run([*command, script, written, folder], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return config, folder

@@ -104,7 +104,17 @@ def test_names_of_weights_stay_so_that_checkpoints_fit_both_ways(make_ears):
 @pytest.fixture(scope="module")
 def trained(word_llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     out = tmp_path_factory.mktemp("recomputing")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANKS)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--max-restarts",
+        "1",
+        "--nproc-per-node",
+        "2",
+        str(RANKS),
+    ]
     done = subprocess.run([*command, str(word_llm_folder), str(out)], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out / "results.pt", weights_only=True)
