@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ira.config import Config, StageName, load_config
+from ira.config import Config, StageName
+from ira.config_file import load_config
 from ira.training.dry_run import operations
 from ira.training.estimate import Batch, expected_batch, stage_memory
 from ira.training.parts import Parts, build_parts

@@ -22,7 +22,8 @@ import annotated_types
 import yaml
 from pydantic.fields import FieldInfo
 
-from ira.config import Config, Section, load_config
+from ira.config import Config, Section
+from ira.config_file import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path(__file__).with_name("configuration.md")
@@ -45,6 +46,7 @@ MEANINGS = {
     "codec.compact.codebooks": "codebooks that are trained; `codec.bandwidth_kbps` says how many are used",
     "codec.compact.codebook_size": "entries of a codebook",
     "codec.compact.code_dim": "width of an entry",
+    "train.voice.cache_gb": "decoded crops kept in memory, so that the codec need not say them again",
     "llm.fresh.hidden": "width of the LLM, a multiple of twice its heads",
     "llm.fresh.layers": "its blocks",
     "llm.fresh.heads": "its attention heads",
@@ -142,7 +144,7 @@ def comments(path: Path) -> dict[str, str]:
 
 def _is_read(key: str) -> bool:
     """Whether some file of `ira` besides config.py reads an attribute of that name."""
-    sources = [path for path in (ROOT / "ira").rglob("*.py") if path.name != "config.py"]
+    sources = [path for path in (ROOT / "ira").rglob("*.py") if path.name not in ("config.py", "config_file.py")]
     return any(re.search(rf"\.{key}\b", path.read_text(encoding="utf-8")) for path in sources)
 
 

@@ -1,26 +1,19 @@
-"""YAML and dotted overrides in, one checked `Config` out.
+"""All settings of the system, with their defaults and what they may be.
 
-Every mistake is reported at once with its dotted path and the nearest valid name. A width that can be read from a
-model is not here: the adapter asks the LLM for its width, the SpeechLM asks the codec for its codebooks.
+A width that can be read from a model is not here: the adapter asks the LLM for its width, the SpeechLM asks the codec
+for its codebooks.
 """
 
 from __future__ import annotations
 
-import difflib
-import reprlib
-import types
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from ira.errors import InputError
-from ira.reading import parse_yaml, read_yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TEXT_HEADS = 4  # attention heads of the small tower that reads descriptions
 STAGES = ("codec", "voice", "speech", "align", "reinforce")
 FRAME_RATE = 75  # of both codecs
+WHOLE_FRAMES = 64  # what the lengths of batches are multiples of
 # Beyond anything that is trained: a slip of the keyboard is refused here, not by a machine without memory.
 MOST_LAYERS, WIDEST, LARGEST = 512, 65_536, 2**63
 BANDWIDTHS_KBPS = (0.75, 1.5, 3.0, 6.0, 12.0, 24.0)
@@ -105,7 +98,11 @@ class VoiceConfig(Section):
 
 
 class SpeechConfig(Section):
-    """SpeechLM: a causal transformer over delayed codec tokens with cross-attention to text and voice."""
+    """SpeechLM: a causal transformer over delayed codec tokens with cross-attention to text and voice.
+
+    The attention to text has a Gaussian prior around a pointer, `pointer_width` tokens wide; the pointer stays at a
+    token for at most `longest_stay` frames.
+    """
 
     layers: int = Field(default=12, gt=0, le=MOST_LAYERS)
     width: int = Field(default=768, gt=0, le=WIDEST)
@@ -114,6 +111,8 @@ class SpeechConfig(Section):
     text_layers: int = Field(default=4, ge=0, le=MOST_LAYERS)
     drop_text: float = Field(default=0.1, ge=0, le=1)
     drop_voice: float = Field(default=0.1, ge=0, le=1)
+    pointer_width: float = Field(default=0.75, gt=0)
+    longest_stay: int = Field(default=90, gt=0, le=10_000)
     codebook_weights: list[float] = [8, 4, 2, 1, 1, 1, 1, 1]
 
     @model_validator(mode="after")
@@ -226,16 +225,23 @@ class CodecStage(SoundStage):
 
 
 class VoiceStage(SoundStage):
+    """`cache_gb` of decoded crops are kept in memory, so that the codec need not say them again."""
+
+    cache_gb: float = Field(default=0.0, ge=0, le=1e6)
     temperature: float = Field(default=0.07, gt=0)
 
 
 class SpeechStage(SoundStage):
-    """The attention prior fades out over `guide_share` of the run; the weights scale the two attention losses."""
+    """`advance_weight` scales the loss of the pointer's advance; an end counts `eos_weight` times a frame.
 
-    align_weight: float = Field(default=0.3, ge=0)
-    guide_weight: float = Field(default=2.0, ge=0)
-    guide_share: float = Field(default=0.5, ge=0, le=1)
+    `described_share` of the voices come from captions in words, the rest from recordings. At `hide_share` of the steps
+    the model does not see the codes so far, so that it relies on the text.
+    """
+
+    advance_weight: float = Field(default=1.0, ge=0)
     eos_weight: float = Field(default=5.0, gt=0)
+    described_share: float = Field(default=0.2, ge=0, le=1)
+    hide_share: float = Field(default=0.15, ge=0, le=1)
 
 
 class AlignStage(SoundStage):
@@ -316,7 +322,7 @@ class Config(Section):
         if weights < books:
             kbps = self.codec.bandwidth_kbps
             raise ValueError(f"speech.codebook_weights has {weights} numbers, {kbps:g} kbps is {books} codebooks")
-        needed = int(self.data.max_seconds * FRAME_RATE) + books + 1
+        needed = (int(self.data.max_seconds * FRAME_RATE) // WHOLE_FRAMES + 1) * WHOLE_FRAMES + books
         if needed > steps:
             seconds = self.data.max_seconds
             raise ValueError(f"data.max_seconds {seconds:g} takes {needed} steps, speech.max_steps is {steps}")
@@ -324,75 +330,3 @@ class Config(Section):
         if mixed > layers:
             raise ValueError(f"adapter.mix_layers {mixed} is more than speech.layers {layers}")
         return self
-
-
-def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read `path` (YAML), apply `section.key=value` overrides, check everything.
-
-    Raises:
-        InputError: one message that lists every mistake, each with its dotted path.
-    """
-    raw, twice = read_yaml(Path(path))
-    for item in overrides or []:
-        _apply_override(raw, item)
-    return check_config(raw, f"{path} with {' '.join(overrides)}" if overrides else str(path), twice)
-
-
-def check_config(raw: dict[str, Any], source: str = "config", mistakes: Sequence[str] = ()) -> Config:
-    """Validate a plain dict; `source` names it in messages, `mistakes` are those already found in it."""
-    lines = list(mistakes)
-    try:
-        config = Config.model_validate(raw)
-        if not lines:
-            return config
-    except ValidationError as error:
-        lines += [_explain(e["loc"], e["msg"], e["type"], e.get("input")) for e in error.errors()]
-    raise InputError(f"{source}: {len(lines)} mistake(s): " + "; ".join(lines))
-
-
-def _apply_override(raw: dict[str, Any], item: str) -> None:
-    dotted, equals, value = item.partition("=")
-    if not equals or not dotted:
-        raise InputError(f"override {item!r}: write section.key=value, for example train.seed=1")
-    try:
-        parsed, twice = parse_yaml(value)
-    except ValueError:
-        raise InputError(f"override {item!r}: the value is not valid YAML; quote it") from None
-    if twice:
-        raise InputError(f"override {item!r}: {twice[0]}")
-    *parents, leaf = dotted.split(".")
-    for name in parents:
-        raw[name] = child = {} if raw.get(name) is None else raw[name]
-        if not isinstance(child, dict):
-            raise InputError(f"override {item!r}: {name} is a value, not a section")
-        raw = child
-    raw[leaf] = parsed
-
-
-def _explain(loc: tuple[int | str, ...], message: str, kind: str, given: Any) -> str:
-    dotted = ".".join(str(part) for part in loc) or "(top)"
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(loc[-1]), _names_at(loc[:-1]), n=1, cutoff=0.4)
-        return f"{dotted} is unknown" + (f", did you mean {near[0]}?" if near else "")
-    try:
-        shown = "" if isinstance(given, (dict, BaseModel)) else f" (given {reprlib.repr(given)})"
-    except ValueError:  # Python does not print whole numbers of more than 4300 digits
-        shown = " (given a number of thousands of digits)"
-    return f"{dotted}: {message.removeprefix('Value error, ')}{shown}"
-
-
-def _names_at(loc: tuple[int | str, ...]) -> list[str]:
-    """Field names of the section at a dotted place, for the nearest valid name."""
-    section: type[BaseModel] = Config
-    for part in loc:
-        field = section.model_fields.get(str(part))
-        inner = _section_of(field.annotation) if field else None
-        if inner is None:
-            return []
-        section = inner
-    return list(section.model_fields)
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)

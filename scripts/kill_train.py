@@ -37,7 +37,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
 from ira.audio.waveform import SAMPLE_RATE, save_audio
-from ira.config import STAGES, Config, StageName, check_config
+from ira.config import STAGES, Config, StageName
+from ira.config_file import check_config
 from ira.training.journey import train
 
 ANYWHERE = 0.25  # of the kills come at any moment; the others once a step has been made

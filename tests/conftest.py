@@ -55,11 +55,12 @@ def tiny_llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model_folder(tiny_llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder as training writes it, with random parts of a few kilobytes each. Tests must not change it.
 
-    2 of the codec's 4 codebooks of 64 codes are spoken; the speech ends at random after about a second.
+    2 of the codec's 4 codebooks of 64 codes are spoken, at the pace of a reader.
     """
     from ira.audio.compact import CompactCodec
     from ira.checkpoint import save_model
     from ira.config import AdapterConfig, CodecConfig, CompactConfig, Config, LLMConfig, SpeechConfig, VoiceConfig
+    from ira.data.pronunciation import SpeechTokenizer
     from ira.data.text import CharTokenizer
     from ira.models.adapter import Adapter
     from ira.models.bundle import write_card
@@ -76,13 +77,16 @@ def tiny_model_folder(tiny_llm_folder: Path, tmp_path_factory: pytest.TempPathFa
         llm=LLMConfig(name=str(tiny_llm_folder), max_new_tokens=12),
     )
     vocabulary = CharTokenizer().vocab_size
-    speech_lm = SpeechLM(speech, codebooks=2, codebook_size=64, text_vocab=vocabulary, voice_dim=16)
+    tokens = SpeechTokenizer().vocab_size
+    speech_lm = SpeechLM(speech, codebooks=2, codebook_size=64, text_vocab=tokens, voice_dim=16, languages=["de", "en"])
     with torch.no_grad():  # wide enough that text and voice are heard in what is drawn
         speech_lm.heads.weight *= 10
         speech_lm.voice_in.weight *= 10
+        speech_lm.advance.bias.fill_(-1.7)  # five frames a token: as fast as people speak
     ears = Adapter(adapter, source_width=32, source_layers=2, target_width=32, frame_rate=75.0)
     folder = tmp_path_factory.mktemp("tiny-model")
     write_card(folder, config)
+    torch.manual_seed(4)  # a random codec that does not write all sounds as one code
     save_model(folder, "codec", CompactCodec(compact))
     save_model(folder, "voice", VoiceEncoder(voice, text_vocab=vocabulary))
     save_model(folder, "speech_lm", speech_lm)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ira.config import Config, check_config, load_config
+from ira.config import Config
+from ira.config_file import check_config, load_config
 from ira.errors import InputError
 
 
@@ -176,7 +177,8 @@ def test_a_config_does_not_change():
     ("given", "message"),
     [
         ({"speech": {"codebook_weights": [1, 1]}}, "speech.codebook_weights has 2 numbers, 6 kbps is 8 codebooks"),
-        ({"data": {"max_seconds": 110}}, "data.max_seconds 110 takes 8259 steps, speech.max_steps is 8192"),
+        ({"data": {"max_seconds": 110}}, "data.max_seconds 110 takes 8264 steps, speech.max_steps is 8192"),
+        ({"data": {"max_seconds": 1}, "speech": {"max_steps": 135}}, "max_seconds 1 takes 136 steps"),  # rounded up
         ({"adapter": {"mix_layers": 13}}, "adapter.mix_layers 13 is more than speech.layers 12"),
     ],
 )

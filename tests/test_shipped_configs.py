@@ -12,7 +12,9 @@ from torch import nn
 from transformers import EncodecConfig, EncodecModel, LlamaConfig, LlamaForCausalLM
 
 from ira.audio.compact import CompactCodec
-from ira.config import STAGES, Config, load_config
+from ira.config import STAGES, WHOLE_FRAMES, Config
+from ira.config_file import load_config
+from ira.data.pronunciation import SpeechTokenizer
 from ira.data.text import CharTokenizer
 from ira.models.adapter import Adapter
 from ira.models.speech_lm import SpeechLM
@@ -30,9 +32,9 @@ LLM_SHAPES = {
 
 # Millions of parameters, as the documentation states them.
 STATED = {
-    "train_config": {"codec": 14.9, "voice": 14.9, "speech": 154.4, "adapter": 41.7, "llm": 1711.4, "lora": 18.1},
-    "laptop": {"codec": 16.9, "voice": 5.1, "speech": 51.3, "adapter": 14.3, "llm": 361.8, "lora": 8.7},
-    "tiny": {"codec": 6.2, "voice": 1.9, "speech": 16.6, "adapter": 2.6, "llm": 134.5, "lora": 2.4},
+    "train_config": {"codec": 14.9, "voice": 14.9, "speech": 155.1, "adapter": 41.7, "llm": 1711.4, "lora": 18.1},
+    "laptop": {"codec": 16.9, "voice": 5.1, "speech": 51.6, "adapter": 14.3, "llm": 361.8, "lora": 8.7},
+    "tiny": {"codec": 6.2, "voice": 1.9, "speech": 11.1, "adapter": 2.6, "llm": 134.5, "lora": 2.4},
 }
 
 
@@ -47,8 +49,9 @@ def build(config: Config) -> dict[str, nn.Module]:
                 config.speech,
                 codebooks=config.codec.codebooks,
                 codebook_size=1024,
-                text_vocab=vocabulary,
+                text_vocab=SpeechTokenizer().vocab_size,
                 voice_dim=config.voice.dim,
+                languages=["en"],
             ),
             "adapter": Adapter(
                 config.adapter,
@@ -151,7 +154,7 @@ def test_the_settings_fit_each_other(name: str):
     assert len(c.speech.codebook_weights) == c.codec.codebooks
     assert c.adapter.mix_layers <= c.speech.layers
     assert c.adapter.width % (2 * c.adapter.heads) == 0 and c.voice.hidden % (2 * c.voice.heads) == 0
-    assert c.data.max_seconds * 75 + c.codec.codebooks < c.speech.max_steps
+    assert c.data.max_seconds * 75 + WHOLE_FRAMES + c.codec.codebooks < c.speech.max_steps
     for stage in c.train.stages:
         settings = getattr(c.train, stage)
         assert settings.warmup_steps < settings.steps and settings.validate_every <= settings.steps

@@ -52,6 +52,10 @@ class Codec(Protocol):
         """[B, K', T] codes, any prefix of the codebooks -> [B, 1, T * hop] samples, 0 past a row's frames."""
         ...
 
+    def code_vectors(self) -> list[Tensor]:
+        """What each code of each of `codebooks` stands for in the codec's own latent space: [V, C] a codebook."""
+        ...
+
     def fingerprint(self) -> str:
         """Kind, short hash of the weights, codebooks: equal where the tokens are interchangeable."""
         ...

@@ -115,6 +115,10 @@ class ResidualQuantizer(nn.Module):
                 self.books[k][dead] = evenly(points[k], count).to(self.books[k].dtype)
         self.use[self.use < DEAD] = 1.0
 
+    def vectors(self, k: int) -> Tensor:
+        """What each code of book k adds to the latent: [V, C]."""
+        return self.project_out[k](self.books[k])
+
     def decode(self, codes: Tensor) -> Tensor:
         """codes [B, K', T] -> latent [B, T, C], for any prefix K' of the books."""
         parts = [self.project_out[k](F.embedding(codes[:, k], self.books[k])) for k in range(codes.shape[1])]
@@ -167,6 +171,9 @@ class CompactCodec(nn.Module):
     @classmethod
     def from_hparams(cls, hparams: dict[str, Any]) -> CompactCodec:
         return cls(CompactConfig(**hparams["config"]))
+
+    def code_vectors(self) -> list[Tensor]:
+        return [self.quantizer.vectors(k) for k in range(self.codebooks)]
 
     def fingerprint(self) -> str:
         """Name and hash of the weights: tokens of one fingerprint can be read by no other."""

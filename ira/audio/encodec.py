@@ -108,6 +108,10 @@ class EncodecCodec(nn.Module):
         """A fresh decoder of one utterance that takes its codes piece by piece."""
         return EncodecDecoderStream(self)
 
+    def code_vectors(self) -> list[Tensor]:
+        layers = list(self.model.quantizer.layers)[: self.codebooks]
+        return [cast(EncodecVectorQuantization, layer).codebook.embed.detach() for layer in layers]
+
     def fingerprint(self) -> str:
         """Like "encodec-24khz:1f2e3d4c:k8": equal where the tokens are interchangeable, on every machine."""
         return f"encodec-24khz:{self._weights_hash[:8]}:k{self.codebooks}"

@@ -122,7 +122,8 @@ def prepare(
     from torch.nn import Module
 
     from ira.audio.codec import load_codec
-    from ira.config import DataConfig, load_config
+    from ira.config import DataConfig
+    from ira.config_file import load_config
     from ira.data.prepare import prepare as make_shards
     from ira.data.shards import split_folder
     from ira.data.text import CharTokenizer

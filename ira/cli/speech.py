@@ -12,13 +12,15 @@ from ira.console import progress, report_rows, warn
 from ira.errors import InputError
 
 if TYPE_CHECKING:
-    from ira.inference.pipeline import Spoken
+    from ira.inference.spoken import Spoken
 
 SeedOption = Annotated[int, typer.Option("--seed", help="the same seed gives the same speech")]
-LanguageOption = Annotated[str, typer.Option("--language", help="how numbers are read out: en, de or nl")]
+LanguageOption = Annotated[str, typer.Option("--language", help="two letters, one of those the model has learned")]
 VoiceOption = Annotated[
     str | None,
-    typer.Option("--voice", help='a recording, a saved NAME.voice, or words such as "a calm woman"'),
+    typer.Option(
+        "--voice", help='a recording, a saved NAME.voice, words such as "a calm woman", or a mix: A:0.7+B:0.3'
+    ),
 ]
 
 
@@ -51,6 +53,10 @@ def speak(
     seed: SeedOption = 0,
     language: LanguageOption = "en",
     batch: Annotated[Path | None, typer.Option(metavar="ROWS.jsonl", help="speak every row of a file")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="a page to look at: sound, spectrogram, alignment, entropy, timing"),
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -61,29 +67,39 @@ def speak(
       ira speak "Good morning."                          (writes speech.wav)
       ira speak "Good morning." --voice me.wav --out morning.wav --seed 3
       ira speak "Good morning." --voice "a man with a low voice" --out morning.flac
-      ira speak --batch rows.jsonl --out spoken/         rows: {"id","text","voice","seed"} -> spoken/ID.wav
+      ira speak "Good morning." --voice "anna.voice:0.7+a calm man:0.3"
+      ira speak "Good morning." --report morning.html
+      ira speak --batch rows.jsonl --out spoken/         rows: {"id","text","voice","seed","language"} -> spoken/ID.wav
     """
     if (text is None) == (batch is None):
         raise InputError("give either a TEXT or --batch ROWS.jsonl; see ira speak --help")
+    check_page_name(report)
     if batch is not None:
         if out is None:
             raise InputError("--batch without --out; give the folder for the sound files")
         from ira.inference.batch import speak_rows
 
         with progress("speaking") as said:
-            raise typer.Exit(report_rows(speak_rows(open_pipeline(model, device), batch, out, said)))
+            raise typer.Exit(report_rows(speak_rows(open_pipeline(model, device), batch, out, said, report)))
     path = out or Path("speech.wav")
     check_sound_name(path)
     pipeline = open_pipeline(model, device)
     with progress("speaking") as said:
         spoken = pipeline.speak(text or "", voice, seed, language, said)
     save_speech(spoken, path)
+    if report is not None:
+        from ira.inference.pipeline import SpeakRow
+        from ira.inference.speak_report import SpeakReport
+
+        page = SpeakReport(pipeline)
+        page.add(str(path), SpeakRow(text or "", voice, seed, language), spoken)
+        page.write(report)
     typer.echo(path)
 
 
 @app.command()
 def voice(
-    reference: Annotated[str, typer.Argument(metavar="REF", help='a recording, or words such as "a calm woman"')],
+    reference: Annotated[str, typer.Argument(metavar="REF", help="as --voice of ira speak")],
     save: Annotated[Path, typer.Option(metavar="NAME.voice", help="file to write")],
     consent: Annotated[str, typer.Option(help="who allowed the use of this voice, and for what")] = "",
     model: ModelOption = None,
@@ -95,6 +111,7 @@ def voice(
     Examples:
       ira voice anna.wav --save anna.voice --consent "Anna, 2 May, for our audio guide"
       ira voice "a calm man with a low voice" --save calm.voice
+      ira voice "anna.voice:0.5+calm.voice:0.5" --save between.voice --consent "Anna, 2 May, for our audio guide"
       ira speak "Good morning." --voice calm.voice
     """
     from ira.inference.voice_file import save_voice
@@ -102,7 +119,7 @@ def voice(
     pipeline = open_pipeline(model, device)
     made = pipeline.voice_of(reference)
     save_voice(save, made, consent)
-    if made.source.startswith("sha256:") and not consent:
+    if "sha256:" in made.source and not consent:
         warn("no consent is noted; add --consent where this is the voice of a person")
     typer.echo(save)
 
@@ -178,9 +195,14 @@ def check_sound_name(path: Path) -> None:
         raise InputError(f"{path}: cannot write format {path.suffix!r}; use one of {' '.join(WRITE_FORMATS)}")
 
 
+def check_page_name(path: Path | None) -> None:
+    if path is not None and path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{path}: a report is a page; name it FILE.html")
+
+
 def save_speech(spoken: Spoken, path: Path) -> None:
     from ira.audio.waveform import save_audio
 
-    save_audio(path, spoken.waveform)
-    if spoken.cut_off:
-        warn(f"{path}: {spoken.cut_off}")
+    save_audio(path, spoken.waveform, spoken.sample_rate)
+    if spoken.remark:
+        warn(f"{path}: {spoken.remark}")

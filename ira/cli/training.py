@@ -31,7 +31,8 @@ def train(
       ira train --config configs/tiny.yaml --stage speech
       ira train --config configs/tiny.yaml run_dir=runs/mine train.max_minutes=1
     """
-    from ira.config import STAGES, StageName, load_config
+    from ira.config import STAGES, StageName
+    from ira.config_file import load_config
 
     chosen: StageName | None = next((name for name in get_args(StageName) if name == stage), None)
     if stage and not chosen:
@@ -72,38 +73,56 @@ def plot(
 
 @app.command("eval")
 def evaluate(
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="codec, voice, speak, listen or all")],
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="codec, voice, speak, control, listen or all")],
     manifests: Annotated[
         list[str] | None, typer.Argument(metavar="[MANIFEST]...", help="held-out rows; default: data/test or data/val")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here as JSON")] = None,
-    clips: Annotated[int, typer.Option(min=1, help="at most as many, evenly spread over the rows")] = 60,
+    sentences: Annotated[
+        Path | None, typer.Option(help="speak, control: one line a sentence with all that was measured; .csv or .jsonl")
+    ] = None,
+    keep: Annotated[Path | None, typer.Option(help="speak, control: leave what is spoken in this folder")] = None,
+    clips: Annotated[
+        int | None,
+        typer.Option(min=1, help="at most as many, evenly over manifests and rows  [default: 60; control: 6]"),
+    ] = None,
+    speed: Annotated[bool, typer.Option("--speed", help="codec: time it beside transformers' EncodecModel")] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """How good a model is on held-out recordings; needs the extra: pip install -e '.[eval]'.
 
     \b
+    codec    PESQ, STOI and use of codes, beside EnCodec's published PESQ and STOI
+    voice    captions found, men and women, speakers told apart
+    speak    what an independent recogniser hears, faults, speaking rate, similarity to the reference voice
+    control  whether "a man with a low voice" is obeyed, measured on the signal
+    listen   repeating what is heard
+    \b
     Examples:
-      ira eval codec data/test
+      ira eval codec data/test --speed
       ira eval all data/test --json figures.json
-      ira eval speak data/test --model runs/tiny/model --clips 20
+      ira eval speak readers/test.json books/test.json --clips 120 --sentences heard.csv --keep spoken
+      ira eval control data/test --model runs/tiny/model --clips 20
       torchrun --nproc-per-node 2 -m ira eval codec data/test    (clips shared out, the same figures)
     """
     from ira.evaluation.clips import default_manifests
-    from ira.evaluation.report import show, write_report
-    from ira.evaluation.suites import SUITES
+    from ira.evaluation.report import check_sentence_file, show, write_report, write_sentences
+    from ira.evaluation.suites import COUNTS
     from ira.evaluation.suites import evaluate as measure
     from ira.processes import joined, rank
     from ira.runtime import pick_device
 
-    if suite not in (*SUITES, "all"):
-        raise InputError(f"suite {suite!r} is unknown; give one of {', '.join(SUITES)} or all")
+    if suite not in (*COUNTS, "all"):
+        raise InputError(f"suite {suite!r} is unknown; give one of {', '.join(COUNTS)} or all")
+    check_sentence_file(sentences)
     asked, rows = pick_device(device), manifests or default_manifests()
     with joined(asked) as own:
         with progress(f"{suite}: clips") as advance:
-            found = measure(suite, lambda: open_pipeline(model, str(own)), rows, clips, advance)
+            found = measure(suite, lambda: open_pipeline(model, str(own)), rows, clips, advance, keep, speed)
         if rank() == 0:
             show(found)
             if json_file:
                 write_report(json_file, suite, str(model or "embedded"), str(asked), found)
+            if sentences:
+                write_sentences(sentences, found.sentences)

@@ -12,16 +12,19 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ira.data.shards import Example
-from ira.data.text import CharTokenizer
+from ira.config import WHOLE_FRAMES
+from ira.data.pronunciation import SpeechTokenizer
+from ira.data.shards import Example, language_of
 from ira.errors import InputError
 
 Item = TypeVar("Item")
 # Examples are sorted by length within about this many batches: enough for little padding, few enough that batches
 # of one epoch and the next hold different company.
 _BATCHES_SORTED_TOGETHER = 50
+WHOLE_TOKENS = 32  # what the lengths of texts are multiples of, as those of sound are of WHOLE_FRAMES
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def plan_epoch(lengths: Sequence[int] | np.ndarray, batch_frames: int, seed: int, epoch: int) -> list[list[int]]:
-    """Every index once, in batches whose padded size (rows x longest) is at most `batch_frames`.
+    """Every index once, in batches whose padded size (rows x longest, rounded up) is at most `batch_frames`.
 
     An example that is longer than that is a batch of its own. Shuffled, sorted by length within parts of about fifty
     batches, cut, and the batches shuffled; the same arguments give the same plan.
@@ -83,14 +86,21 @@ def batches(
         state = after
 
 
-def collate(examples: Sequence[Example], tokenizer: CharTokenizer) -> SpeechBatch:
-    """Pad examples to one batch; an example without text has the end id alone."""
-    texts = [torch.tensor(tokenizer.encode(example.text)) for example in examples]
+def collate(examples: Sequence[Example], tokenizer: SpeechTokenizer, spelled: float = 0.0) -> SpeechBatch:
+    """Pad examples to one batch; an example without text has the opening space and the end id alone.
+
+    `spelled` is the share of English words that stay letters.
+
+    Lengths are rounded up, for a processor prepares its kernels anew for every shape that it has not met: without that
+    a training step takes twice as long.
+    """
+    texts = [torch.tensor(tokenizer.encode(one.text, language_of(one), spelled=spelled)) for one in examples]
     codes = pad_sequence([example.codes.T for example in examples], batch_first=True)  # [B, T, K]
+    text = pad_sequence(texts, batch_first=True, padding_value=tokenizer.pad)
     return SpeechBatch(
-        codes=codes.transpose(1, 2).contiguous(),
+        codes=F.pad(codes.transpose(1, 2), (0, -codes.shape[1] % WHOLE_FRAMES)).contiguous(),
         frames=torch.tensor([example.frames for example in examples]),
-        text=pad_sequence(texts, batch_first=True, padding_value=tokenizer.pad),
+        text=F.pad(text, (0, -text.shape[1] % WHOLE_TOKENS), value=tokenizer.pad),
         text_lengths=torch.tensor([len(text) for text in texts]),
         examples=list(examples),
     )
@@ -100,7 +110,8 @@ def _cut(order: np.ndarray, sizes: np.ndarray, batch_frames: int) -> Iterator[li
     """Cut indices in order of rising size wherever the padded batch would grow beyond `batch_frames`."""
     batch: list[int] = []
     for i in order.tolist():
-        if batch and int(sizes[i]) * (len(batch) + 1) > batch_frames:
+        longest = -(-int(sizes[i]) // WHOLE_FRAMES) * WHOLE_FRAMES
+        if batch and longest * (len(batch) + 1) > batch_frames:
             yield batch
             batch = []
         batch.append(i)

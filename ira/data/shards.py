@@ -51,6 +51,11 @@ class Example:
     speaker_id: int | None = None
 
 
+def language_of(example: Example) -> str:
+    """Two letters; English where the manifest does not say."""
+    return example.language.lower().partition("-")[0] or "en"
+
+
 class TokenShards:
     """A finished shard folder as a sequence of `Example`s; codes stay on disk until they are asked for.
 

@@ -12,6 +12,7 @@ import unicodedata
 
 from num2words import num2words
 
+from ira.data.abbreviations import expand
 from ira.errors import InputError
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyzäöüßàáâçèéêëìíîïñòóôùúû.,!?'\"-:;()"
@@ -28,6 +29,7 @@ _SIGNS = {
     "nl": {"%": "procent", "&": "en", "+": "plus", "=": "is", "@": "apenstaartje", "°": "graden"},
 }
 _MONEY = {"$": "dollar", "€": "euro", "£": "pound"}
+_CURRENCY = {"$": "USD", "€": "EUR", "£": "GBP"}
 _POINT = {"en": "point", "de": "Komma", "nl": "komma"}
 _MINUS = {"en": "minus", "de": "minus", "nl": "min"}
 # English writes 1,234.5 where German and Dutch write 1.234,5.
@@ -52,7 +54,7 @@ def normalize(text: str, language: str = "en", *, strict: bool = True) -> str:
     language = language.lower().partition("-")[0]
     unified = unicodedata.normalize("NFKC", text.translate(_UNIFIED)).lower().translate(_UNIFIED)
     if language in _NUMBER:
-        unified = _read_out(unified, language)
+        unified = _read_out(expand(unified, language), language)
     spoken = "".join(_spoken(character, language, strict) for character in unified.lower())
     return re.sub(r" +([.,!?;:)])", r"\1", " ".join(spoken.split()))
 
@@ -92,6 +94,9 @@ def _read_out(text: str, language: str) -> str:
     number = _NUMBER[language]
     if not re.search(rf"[0-9{re.escape(''.join(_SIGNS['en']))}$€£]", text):
         return text
+    cents = r"([0-9]{1,9})[.,]([0-9]{2})(?![0-9.,]*[0-9])"
+    text = re.sub(rf"([$€£])\s?{cents}", lambda m: _amount(m[1], m[2], m[3], language), text)
+    text = re.sub(rf"(?<![0-9.,]){cents}\s?([$€£])", lambda m: _amount(m[3], m[1], m[2], language), text)
     text = re.sub(rf"([$€£])\s?({number})", lambda m: f"{m[2]} {_money(m[1], m[2], language)}", text)
     # Not from within a number: a long one would be tried at each digit, to its end.
     text = re.sub(rf"(?<![0-9])({number})\s?([$€£])", lambda m: f"{m[1]} {_money(m[2], m[1], language)}", text)
@@ -119,6 +124,12 @@ def _number_words(written: str, language: str) -> str:
     if decimals:
         words += f" {_POINT[language]} " + " ".join(num2words(int(digit), lang=language) for digit in decimals)
     return words
+
+
+def _amount(sign: str, whole: str, hundredths: str, language: str) -> str:
+    """ "$3.50" -> " three dollars, fifty cents ", apart from the letters beside it."""
+    words = num2words(float(f"{whole}.{hundredths}"), lang=language, to="currency", currency=_CURRENCY[sign])
+    return f" {words.replace(' sterling', '')} "
 
 
 def _money(sign: str, amount: str, language: str) -> str:

@@ -1,4 +1,4 @@
-"""Manifests in; the clips that a suite measures, spread evenly over all rows that suit it, out."""
+"""Manifests in; the clips that a suite measures, spread evenly over the rows that suit it, out."""
 
 from __future__ import annotations
 
@@ -36,36 +36,65 @@ def default_manifests() -> list[str]:
 
 
 def choose(suite: str, manifests: Sequence[str], count: int) -> Clips:
-    """At most `count` clips that suit the suite.
+    """At most `count` clips that suit the suite, as many of each manifest while it has them.
 
     Raises:
         InputError: a manifest that is not there, or no row that suits.
     """
-    rows: list[Row] = []
-    refused = 0
+    found, refused, unsuited = [], 0, 0
     for path in manifests:
-        found, problems = read_manifest(path)
-        rows += found
+        rows, problems = read_manifest(path)
         refused += sum(not problem.is_note for problem in problems)
-    suited = [row for row in rows if _suits(suite, row)]
-    if not suited:
+        found.append([row for row in rows if _suits(suite, row)])
+        unsuited += len(rows) - len(found[-1])
+    if not any(found):
         raise InputError(f"{', '.join(manifests)}: no row for {suite}; {WANTED[suite]}; give another MANIFEST")
-    return Clips(spread(suited, count), len(rows) - len(suited), refused)
+    shares = _shares([len(rows) for rows in found], count)
+    chosen = [row for rows, share in zip(found, shares, strict=True) for row in spread(rows, share)]
+    return Clips(chosen, unsuited, refused)
+
+
+def others_of(rows: Sequence[Row], most: int) -> list[Row]:
+    """Up to `most` further recordings of each speaker of the rows, from the same manifests."""
+    taken = {(row.source, row.number) for row in rows}
+    speakers = {row.speaker for row in rows if row.speaker}
+    by_speaker: dict[str, list[Row]] = {}
+    for source in dict.fromkeys(row.source for row in rows):
+        for row in read_manifest(source)[0]:
+            if row.audio and row.speaker in speakers and (row.source, row.number) not in taken:
+                by_speaker.setdefault(row.speaker, []).append(row)
+    return [row for few in by_speaker.values() for row in spread(few, most)]
+
+
+def _shares(sizes: Sequence[int], count: int) -> list[int]:
+    """How many of each, alike, at most its size, `count` together where there are as many."""
+    shares = [0] * len(sizes)
+    left = min(count, sum(sizes))
+    for done, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
+        waiting = len(sizes) - done
+        shares[i] = min(sizes[i], -(-left // waiting))
+        left -= shares[i]
+    return shares
 
 
 WANTED = {
     "codec": "recordings in .flac or .wav are wanted: a lossy one is no reference",
     "voice": "recordings are wanted",
-    "speak": "English recordings with their text are wanted: that is what the recogniser knows",
+    "speak": "recordings with their text are wanted",
+    "control": "English text is wanted: the descriptions are English",
     "listen": "recordings with their text are wanted",
 }
 
 
+def is_english(row: Row) -> bool:
+    return row.language.partition("-")[0] == "en"
+
+
 def _suits(suite: str, row: Row) -> bool:
+    if suite == "control":
+        return bool(row.text.strip()) and is_english(row)
     if row.audio is None:
         return False
     if suite == "codec":
         return row.audio.suffix.lower() in LOSSLESS
-    if suite == "speak":
-        return bool(row.text.strip()) and row.language.partition("-")[0] == "en"
     return suite == "voice" or bool(row.text.strip())

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ira.errors import InputError
 
 SCORE_RATE = 16_000  # what wide-band PESQ is defined for
 SILENT = 1e-4  # a peak below this is silence
+BOOTSTRAPS = 2000
 
 
 def package(name: str) -> Any:
@@ -36,6 +38,11 @@ def package(name: str) -> Any:
 
 def mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float | None:
+    total = sum(weights)
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / total if total else None
 
 
 def stoi(clean: Tensor, made: Tensor) -> float:
@@ -65,13 +72,34 @@ def letters(text: str) -> str:
     return " ".join("".join(c if c.isalpha() or c == "'" else " " for c in text.lower().replace("’", "'")).split())
 
 
-def cer(truths: Sequence[str], heard: Sequence[str]) -> float | None:
+def character_errors(truth: str, heard: str) -> int:
+    """Letters of `truth` to put in, to leave out or to change, for `heard`."""
+    if not letters(truth):
+        return len(letters(heard))
+    found = package("jiwer").process_characters(letters(truth), letters(heard))
+    return found.substitutions + found.deletions + found.insertions
+
+
+def error_share(truths: Sequence[str], heard: Sequence[str]) -> float | None:
     """Character errors over all texts by the characters of all truths, letters alone; truths without any are left out.
 
     It may exceed 1, where more was heard than was there.
     """
-    pairs = [(letters(t), letters(h)) for t, h in zip(truths, heard, strict=True) if letters(t)]
-    return float(package("jiwer").cer([t for t, _ in pairs], [h for _, h in pairs])) if pairs else None
+    pairs = [(t, h) for t, h in zip(truths, heard, strict=True) if letters(t)]
+    characters = sum(len(letters(t)) for t, _ in pairs)
+    return sum(character_errors(t, h) for t, h in pairs) / characters if pairs else None
+
+
+def difference_interval(
+    errors: Sequence[int], baseline: Sequence[int], characters: Sequence[int]
+) -> tuple[float, float] | None:
+    """95 % interval of the difference of two error shares over the same texts: the bootstrap over texts, seed 0."""
+    if not len(characters):
+        return None
+    drawn = np.random.default_rng(0).integers(len(characters), size=(BOOTSTRAPS, len(characters)))
+    more = (np.asarray(errors) - np.asarray(baseline))[drawn].sum(1) / np.asarray(characters)[drawn].sum(1)
+    low, high = np.quantile(more, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def capped_wer(truth: str, heard: str) -> float | None:
@@ -92,17 +120,18 @@ def ranking_area(same: Sequence[float], different: Sequence[float]) -> float | N
     """Area under the ROC curve: how often a pair of the same kind scores above one of different kinds, ties half."""
     if not same or not different:
         return None
-    a, b = torch.tensor(same)[:, None], torch.tensor(different)
-    return float(((a > b).float() + 0.5 * (a == b).float()).mean())
+    a, b = torch.tensor(same), torch.tensor(different).sort().values
+    below, not_above = torch.searchsorted(b, a), torch.searchsorted(b, a, right=True)
+    return float((below + not_above).double().mean() / (2 * len(b)))
 
 
 def equal_error_rate(same: Sequence[float], different: Sequence[float]) -> float | None:
     """The error where as large a share of the same is refused as of the different is let in."""
     if not same or not different:
         return None
-    a, b = torch.tensor(same), torch.tensor(different)
-    cuts = torch.cat([a, b])[:, None]
-    refused, let_in = (a < cuts).float().mean(1), (b >= cuts).float().mean(1)
+    a, b = torch.tensor(same).sort().values, torch.tensor(different).sort().values
+    cuts = torch.cat([a, b])
+    refused, let_in = torch.searchsorted(a, cuts) / len(a), 1 - torch.searchsorted(b, cuts) / len(b)
     best = int((refused - let_in).abs().argmin())
     return float((refused[best] + let_in[best]) / 2)
 

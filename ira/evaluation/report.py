@@ -1,27 +1,72 @@
-"""Figures of a suite in; a table on stdout and a JSON file out."""
+"""What a suite found in; tables on stdout, a JSON file of the figures and a file with one line a sentence out."""
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from ira.checkpoint import write_aside
 from ira.console import print_table
+from ira.errors import InputError
 
 Metrics = dict[str, float | int | None]
+SENTENCE_FILES = (".csv", ".jsonl")
 
 
-def show(metrics: Metrics) -> None:
-    """One line a figure; a dash where there was nothing to measure."""
-    print_table([(name, _shown(value)) for name, value in metrics.items()])
+@dataclass(frozen=True)
+class Found:
+    """`figures` of a suite; `groups`: the same for a part of the clips each; `sentences`: one object a clip."""
+
+    figures: Metrics
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    sentences: list[dict[str, Any]] = field(default_factory=list)
 
 
-def write_report(path: Path, suite: str, model: str, device: str, metrics: Metrics) -> None:
+def show(found: Found) -> None:
+    """One line a figure, a dash where there was nothing to measure; below them a table of the groups."""
+    print_table([(name, _shown(value)) for name, value in found.figures.items()])
+    if not found.groups:
+        return
+    lines = [list(found.groups[0]), *([_shown(value) for value in group.values()] for group in found.groups)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    typer.echo()
+    for line in lines:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def write_report(path: Path, suite: str, model: str, device: str, found: Found) -> None:
     """The figures with what they belong to; a file that is there already is replaced at once or not at all."""
-    record = {"suite": suite, "model": model, "device": device, "commit": commit(), "metrics": metrics}
+    record = {"suite": suite, "model": model, "device": device, "commit": commit(), "metrics": found.figures}
+    record |= {"groups": found.groups} if found.groups else {}
     with write_aside(path) as aside:
         aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def check_sentence_file(path: Path | None) -> None:
+    """Refuse a name that says no format, before any work.
+
+    Raises:
+        InputError: the suffix is neither .csv nor .jsonl.
+    """
+    if path and path.suffix.lower() not in SENTENCE_FILES:
+        raise InputError(f"--sentences {path}: one of {' and '.join(SENTENCE_FILES)} is wanted; rename it")
+
+
+def write_sentences(path: Path, sentences: list[dict[str, Any]]) -> None:
+    """One line a sentence: JSON, or CSV with a head; a list stands in one cell, its parts apart by spaces."""
+    with write_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix.lower() == ".jsonl":
+            file.writelines(json.dumps(sentence, ensure_ascii=False) + "\n" for sentence in sentences)
+            return
+        table = csv.DictWriter(file, list(dict.fromkeys(name for sentence in sentences for name in sentence)))
+        table.writeheader()
+        table.writerows({name: _cell(value) for name, value in sentence.items()} for sentence in sentences)
 
 
 def commit() -> str | None:
@@ -35,7 +80,11 @@ def commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def _shown(value: float | int | None) -> str:
+def _cell(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -13,6 +13,7 @@ from ira.checkpoint import write_aside
 from ira.errors import InputError
 from ira.inference.pipeline import Pipeline
 from ira.inference.rows import read_listen_rows, read_speak_rows
+from ira.inference.speak_report import SpeakReport
 
 TOGETHER = 8  # rows that go through the model at once
 Row = TypeVar("Row")
@@ -30,21 +31,32 @@ class Done:
 
 
 def speak_rows(
-    pipeline: Pipeline, batch: Path, out: Path, progress: Callable[[int], None] | None = None
+    pipeline: Pipeline,
+    batch: Path,
+    out: Path,
+    progress: Callable[[int], None] | None = None,
+    report: Path | None = None,
 ) -> Iterator[Done]:
     """Write OUT/ID.wav for every row that can be spoken; each file is there when its row is reported.
 
+    `report` is a page about all rows, written once all are done.
+
     Raises:
-        InputError: the rows file cannot be read, or OUT cannot be written.
+        InputError: the rows file cannot be read, or OUT or the page cannot be written.
     """
     rows = read_speak_rows(batch)
-    for name, spoken in _in_groups(rows, lambda part: pipeline.speak_batch(part, progress)):
+    page = SpeakReport(pipeline) if report else None
+    for name, given, spoken in _in_groups(rows, lambda part: pipeline.speak_batch(part, progress)):
+        if page:
+            page.add(name, given, spoken)
         if isinstance(spoken, InputError):
             yield Done(name, message=str(spoken), failed=True)
             continue
         path = out / f"{name}.wav"
-        save_audio(path, spoken.waveform)
-        yield Done(name, path, spoken.cut_off)
+        save_audio(path, spoken.waveform, spoken.sample_rate)
+        yield Done(name, path, spoken.remark)
+    if page and report:
+        page.write(report)
 
 
 def listen_rows(
@@ -56,7 +68,7 @@ def listen_rows(
         InputError: the rows file cannot be read, or OUT cannot be written.
     """
     lines: list[str] = []
-    for name, answer in _in_groups(read_listen_rows(batch), pipeline.listen_batch):
+    for name, _, answer in _in_groups(read_listen_rows(batch), pipeline.listen_batch):
         if isinstance(answer, InputError):
             yield Done(name, message=str(answer), failed=True)
             continue
@@ -70,10 +82,10 @@ def listen_rows(
 
 def _in_groups(
     rows: Sequence[tuple[str, Row | InputError]], run: Callable[[list[Row]], Sequence[Result]]
-) -> Iterator[tuple[str, Result | InputError]]:
-    """(id, result) of every row, in order; `run` gets the good rows of eight at a time, bad ones keep their error."""
+) -> Iterator[tuple[str, Row | None, Result | InputError]]:
+    """(id, row, result) of every row, in order; `run` gets the good rows of eight, bad ones keep their error."""
     for start in range(0, len(rows), TOGETHER):
         part = rows[start : start + TOGETHER]
         results = iter(run([row for _, row in part if not isinstance(row, InputError)]))
         for name, row in part:
-            yield name, row if isinstance(row, InputError) else next(results)
+            yield (name, None, row) if isinstance(row, InputError) else (name, row, next(results))

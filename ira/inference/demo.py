@@ -13,7 +13,8 @@ from ira.audio.waveform import save_audio
 from ira.data.text import normalize
 from ira.errors import InputError
 from ira.inference.pictures import draw_sound
-from ira.inference.pipeline import ListenRow, Pipeline, SpeakRow, Spoken
+from ira.inference.pipeline import ListenRow, Pipeline, SpeakRow
+from ira.inference.spoken import Spoken, beginning
 from ira.models.audio_llm import AUDIO
 
 SENTENCE = "the north wind and the sun were arguing."
@@ -64,11 +65,6 @@ def run_demo(pipeline: Pipeline, out: Path, report: Callable[[str], None]) -> De
     return made
 
 
-def beginning(text: str, most: int) -> str:
-    """The first words of a text, at most `most` characters."""
-    return text if len(text) <= most else text[: most + 1].rpartition(" ")[0] or text[:most]
-
-
 @contextmanager
 def _timed(made: Demo, step: str, report: Callable[[str], None]) -> Iterator[None]:
     report(step)
@@ -85,7 +81,7 @@ def _good(row: Row | InputError) -> Row:
 
 def _write(made: Demo, path: Path, spoken: Spoken, what: str) -> None:
     save_audio(path, spoken.waveform)
-    made.files[path] = f"{what}; {spoken.cut_off}" if spoken.cut_off else what
+    made.files[path] = f"{what}; {spoken.remark}" if spoken.remark else what
 
 
 def _title(spoken: Spoken) -> str:

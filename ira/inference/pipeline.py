@@ -6,8 +6,8 @@ needs no voice encoder either.
 
 from __future__ import annotations
 
-import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,24 +18,21 @@ from torch import Tensor
 
 from ira.audio import waveform as files
 from ira.config import BANDWIDTHS_KBPS, CodecConfig
-from ira.data.text import CharTokenizer, normalize
+from ira.data.text import normalize
 from ira.errors import InputError
+from ira.inference.loudness import join
 from ira.inference.parts import Parts, checkpoint_path
-from ira.inference.speaking import PIECE_STEP, SEEDS, Piece, SaidPiece, cpu_threads, cut_text, say
-from ira.inference.voice_file import SUFFIX, Voice, load_voice
+from ira.inference.sentences import Cut, cut_text
+from ira.inference.speaking import PIECE_STEP, SEEDS, Piece, SaidPiece, cpu_threads, say
+from ira.inference.spoken import NoSound, Spoken
+from ira.inference.voice_file import Voice
+from ira.inference.voices import Voices, VoiceSpec
 from ira.models.audio_llm import AUDIO, PromptItem
 from ira.models.bundle import EMBEDDED
 from ira.models.decode import Sampling
-from ira.models.voice_encoder import embed_recording, embed_words
 from ira.runtime import pick_device
 
-DEFAULT_VOICE = "a woman with a medium-pitched voice speaking at a normal pace"
-PAUSE_SECONDS = 0.2  # between the pieces of a long text
-LONGEST_DESCRIPTION = 1000  # characters; the time and memory of reading it grow with the square
-VOICE_SECONDS = (0.5, 60.0)  # a recording shorter than the first makes no voice; the second is as much as is read
-
 Sound = str | Path | Tensor
-VoiceSpec = str | Path | Voice | None
 
 
 @dataclass(frozen=True)
@@ -57,29 +54,11 @@ class ListenRow:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """waveform: [1, N] at `sample_rate`; codes: [K, T], the pieces of a long text without the pauses between them.
+class _Prepared:
+    """What to decode for a row, and the seconds that it took to know it."""
 
-    finished: the model ended every piece by itself; attempts: 2 where a piece had to be said again; text: as spoken.
-    """
-
-    waveform: Tensor
-    codes: Tensor
-    finished: bool
-    attempts: int
-    text: str
-    sample_rate: int = files.SAMPLE_RATE
-
-    @property
-    def seconds(self) -> float:
-        return self.waveform.shape[-1] / self.sample_rate
-
-    @property
-    def cut_off(self) -> str:
-        """A line to the user where the model did not end by itself, else ""."""
-        return (
-            "" if self.finished else f"cut off after {self.seconds:.1f} s, the model did not end it; try another seed"
-        )
+    pieces: list[Piece]
+    took: dict[str, float]
 
 
 @dataclass
@@ -88,6 +67,9 @@ class Pipeline:
 
     parts: Parts
     sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        self.voices = Voices(self.parts)
 
     @classmethod
     def from_folder(cls, folder: str | Path = EMBEDDED, device: str = "auto", llm: str | None = None) -> Pipeline:
@@ -112,7 +94,8 @@ class Pipeline:
             progress: called with the number of codec frames of the batch at work.
 
         Raises:
-            InputError: nothing to say, a character that cannot be spoken, or an unusable voice.
+            InputError: nothing to say, a character that cannot be spoken, a language that the model never saw, or an
+                unusable voice.
         """
         (spoken,) = self.speak_batch([SpeakRow(text, voice, seed, language)], progress)
         if isinstance(spoken, InputError):
@@ -123,62 +106,41 @@ class Pipeline:
         self, rows: Sequence[SpeakRow], progress: Callable[[int], None] | None = None
     ) -> list[Spoken | InputError]:
         """Each row's speech, or the reason why there is none; a bad row changes nothing for the others."""
-        voices: dict[str, Voice] = {}
-        prepared = [self._pieces(row, voices) for row in rows]
-        pieces = [piece for row in prepared if not isinstance(row, InputError) for piece in row]
-        said = iter(say(self.parts.speech_lm, pieces, self.parts.codec.frame_rate, self.sampling, progress))
-        return [row if isinstance(row, InputError) else self._join(row, [next(said) for _ in row]) for row in prepared]
+        prepared = [self._prepare(row) for row in rows]
+        pieces = [piece for row in prepared if not isinstance(row, InputError) for piece in row.pieces]
+        said = iter(say(self.parts.speech_lm, self.parts.codec, pieces, self.sampling, progress) if pieces else [])
+        return [
+            row if isinstance(row, InputError) else self._join(row, [next(said) for _ in row.pieces])
+            for row in prepared
+        ]
 
     def voice_of(self, spec: VoiceSpec) -> Voice:
-        """A recording's path, a saved NAME.voice, or words ("a calm woman"); None is `DEFAULT_VOICE`, in words.
+        """A recording's path, a saved NAME.voice, words ("a calm woman"), or a mix: "a.voice:0.7+a calm man:0.3"."""
+        return self.voices.of(spec)
 
-        A default in words rather than no voice: without one, every piece of a text would be said by someone else.
-        """
-        if isinstance(spec, Voice):
-            return spec
-        words = DEFAULT_VOICE if spec is None else str(spec)
-        if words.endswith(SUFFIX):
-            return load_voice(words, self.parts.voice_encoder_hash())
-        if isinstance(spec, Path) or _is_path(words):
-            return self._recorded_voice(Path(words))
-        return self._voice_in_words(words)
-
-    @torch.no_grad()
-    def _voice_in_words(self, words: str) -> Voice:
-        if len(words) > LONGEST_DESCRIPTION:
-            raise InputError(
-                f"voice of {len(words)} characters; {LONGEST_DESCRIPTION} at most are read; describe it in fewer words"
-            )
-        if not any(character.isalpha() for character in normalize(words, strict=False)):
-            raise InputError(f"voice {words!r} says nothing; give a recording, a saved {SUFFIX} or words")
-        (embedding,) = embed_words(self.parts.voice_encoder, [words], CharTokenizer())
-        return Voice(embedding.cpu(), self.parts.voice_encoder_hash(), words)
-
-    def _recorded_voice(self, path: Path) -> Voice:
-        shortest, longest = VOICE_SECONDS
-        sound = files.load_audio(path, self.parts.codec.sample_rate)[:, : int(longest * self.parts.codec.sample_rate)]
-        if sound.shape[-1] < shortest * self.parts.codec.sample_rate or float(sound.abs().max()) < 1e-4:
-            raise InputError(f"{path}: too short or silent; a voice wants {shortest:g} s of speech or more")
-        embedding = embed_recording(self.parts.voice_encoder, self.parts.codec, sound).cpu()
-        return Voice(
-            embedding, self.parts.voice_encoder_hash(), f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-        )
-
-    def _pieces(self, row: SpeakRow, voices: dict[str, Voice]) -> list[Piece] | InputError:
-        """What to decode for a row; `voices` keeps those of this call, so that each is made once."""
+    def _prepare(self, row: SpeakRow) -> _Prepared | InputError:
+        """What to decode for a row."""
         try:
-            texts = cut_text(normalize(row.text, row.language))
-            if not texts:
+            started = time.monotonic()
+            language = self._learned(row.language)
+            cuts = cut_text(row.text, language)
+            if not cuts:
                 raise InputError(f"text {row.text[:40]!r} holds nothing to say; give at least one word")
             if not 0 <= row.seed < SEEDS:
                 raise InputError(f"seed {row.seed}; a whole number from 0 to {SEEDS - 1} is wanted")
-            key = repr(row.voice) if not isinstance(row.voice, Voice) else str(id(row.voice))
-            if key not in voices:
-                voices[key] = self._fitting(self.voice_of(row.voice))
-            seeds = range(row.seed, row.seed + PIECE_STEP * len(texts), PIECE_STEP)
-            return [Piece(text, voices[key].embedding, seed) for text, seed in zip(texts, seeds, strict=True)]
+            read = time.monotonic()
+            voice = self._fitting(self.voice_of(row.voice)).embedding
+            took = {"text": read - started, "voice": time.monotonic() - read}
+            return _Prepared(_pieces(cuts, voice, row.seed, language), took)
         except InputError as error:
             return error
+
+    def _learned(self, given: str) -> str:
+        """The language as two letters, where the SpeechLM has learned it."""
+        language, known = given.strip().lower().partition("-")[0], self.parts.speech_lm.languages
+        if language not in known:
+            raise InputError(f"language {given[:20]!r}; this model has learned {', '.join(known)}; give one of them")
+        return language
 
     def _fitting(self, voice: Voice) -> Voice:
         if len(voice.embedding) != self.parts.speech_lm.voice_dim:
@@ -188,20 +150,21 @@ class Pipeline:
             )
         return voice
 
-    def _join(self, pieces: list[Piece], said: list[SaidPiece]) -> Spoken | InputError:
+    def _join(self, row: _Prepared, said: list[SaidPiece]) -> Spoken | InputError:
         """The pieces' sound, one after another."""
-        text = " ".join(piece.text for piece in pieces)
-        pause = torch.zeros(1, int(PAUSE_SECONDS * self.parts.codec.sample_rate))
-        sounds: list[Tensor] = []
-        for piece in said:
-            if piece.codes.shape[-1]:
-                sounds += [pause] if sounds else []
-                sounds.append(self.parts.codec.decode(piece.codes[None].to(self.parts.device))[0].cpu())
-        if not sounds:
-            return InputError(f"no sound came for {text[:40]!r}; try another seed or a longer text")
+        text, rate = " ".join(piece.text for piece in row.pieces), self.parts.codec.sample_rate
+        if not any(piece.codes.shape[-1] for piece in said):
+            return NoSound(f"no sound came for {text[:40]!r}; try another seed or a longer text")
+        waveform, starts = join([one.waveform for one in said], [piece.pause for piece in row.pieces], rate)
         codes = torch.cat([piece.codes for piece in said], dim=-1)
         finished, attempts = all(piece.finished for piece in said), max(piece.attempts for piece in said)
-        return Spoken(torch.cat(sounds, dim=-1), codes, finished, attempts, text, self.parts.codec.sample_rate)
+        took = {
+            **row.took,
+            "decoding": sum(one.decoding for one in said),
+            "sound": sum(one.sounding for one in said),
+        }
+        pairs = list(zip(row.pieces, said, strict=True))
+        return Spoken(waveform, codes, finished, attempts, text, rate, pairs, starts, took)
 
     # -- listening ---------------------------------------------------------------------------------------------
 
@@ -370,7 +333,7 @@ def _sounds(audio: Sound | Sequence[Sound] | None) -> list[Sound]:
     return [audio] if isinstance(audio, (str, Path, Tensor)) else list(audio)
 
 
-def _is_path(words: str) -> bool:
-    """Whether a voice given as text means a file: it exists, or is written like the name of one."""
-    suffixes = (*files.WRITE_FORMATS, ".m4a", ".aac", ".aiff", ".mp4")
-    return words.lower().endswith(suffixes) or os.path.isfile(words) or ("/" in words and " " not in words)
+def _pieces(cuts: Sequence[Cut], voice: Tensor, seed: int, language: str) -> list[Piece]:
+    """All in one voice, each with a seed of its own that follows from the text's."""
+    seeds = range(seed, seed + PIECE_STEP * len(cuts), PIECE_STEP)
+    return [Piece(cut.text, voice, one, language, cut.pause) for cut, one in zip(cuts, seeds, strict=True)]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ira.errors import InputError
 from ira.inference.pipeline import ListenRow, SpeakRow
+from ira.inference.voices import parse_mix
 from ira.reading import parse_json, read_text
 
 LONGEST_ID = 128  # characters; with a suffix it must fit a file name
@@ -88,7 +89,7 @@ def _speak_row(entry: dict[str, Any], home: Path) -> SpeakRow:
         raise InputError('no "text"; give what is to be said')
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise InputError(f"seed is {seed!r:.40}, a whole number is wanted; correct it or leave it out")
-    return SpeakRow(text, voice and _beside(voice, home), seed or 0, _text(entry, "language") or "en")
+    return SpeakRow(text, voice and _voice_beside(voice, home), seed or 0, _text(entry, "language") or "en")
 
 
 def _listen_row(entry: dict[str, Any], home: Path) -> ListenRow:
@@ -101,6 +102,12 @@ def _listen_row(entry: dict[str, Any], home: Path) -> ListenRow:
     if not paths or not all(isinstance(one, str) and one and "\0" not in one for one in paths):
         raise InputError(f"audio is {audio!r:.40}; give a path, a list of paths, or null for text alone")
     return ListenRow([_beside(one, home) for one in paths], _text(entry, "prompt"))
+
+
+def _voice_beside(given: str, home: Path) -> str:
+    """A voice, or each part of a mix, from beside the rows file where it is a file there."""
+    mixed = parse_mix(given)
+    return "+".join(f"{_beside(part, home)}:{weight:.12f}" for part, weight in mixed) if mixed else _beside(given, home)
 
 
 def _beside(given: str, home: Path) -> str:

@@ -1,106 +1,130 @@
-"""Normalised text, voices and seeds in, codec tokens out: long text in pieces, pieces of like length together.
+"""Pieces of text with voices and seeds in, their codec tokens and sound out; pieces of like length together.
 
-A piece has its own seed and a bound on its length; one that does not end by itself is tried once more.
+A piece has its own seed and a bound on its length; one with a fault is said again, and the best attempt is kept.
 """
 
 from __future__ import annotations
 
-import re
-import textwrap
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ira.data.text import CharTokenizer
+from ira.audio.codec import Codec
+from ira.data.pronunciation import SpeechTokenizer
+from ira.inference.faults import Fault, find_faults, weight
 from ira.models.decode import Sampling, frame_bound, generate
 from ira.models.speech_lm import SpeechLM
 
-LONGEST_PIECE = 180  # characters: about the longest sentence of the usual corpora, 12 s
 SPOKEN_TOGETHER = 8  # pieces in one batch: the time of two or three alone, and bounded memory
-# A text's seed is below 2^31; its pieces and their second attempts draw from seeds that no other text begins with.
+ATTEMPTS = 3  # at most, where something is wrong with what was said
+# A text's seed is below 2^31; its pieces and their further attempts draw from seeds that no other text begins with.
 SEEDS = 2**31
-PIECE_STEP = 2 * SEEDS
+PIECE_STEP = ATTEMPTS * SEEDS
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one decoding says: normalised text in a voice [P]."""
+    """What one decoding says: normalised text in a language and a voice [P]; `pause` seconds of silence follow it."""
 
     text: str
     voice: Tensor
     seed: int
+    language: str = "en"
+    pause: float = 0.0
+
+
+def _no_places() -> Tensor:
+    return torch.zeros(0, dtype=torch.long)
 
 
 @dataclass(frozen=True)
 class SaidPiece:
-    """codes: [K, T]; finished: it ended by itself, with at least one frame; attempts: 1 or 2."""
+    """What came of a piece; of several attempts the best.
+
+    codes: [K, T]; finished: it ended by itself, with at least one frame; attempts: 1 to `ATTEMPTS`.
+    path: [T] text token of each frame; entropy: [T] of book 0's distribution, in nats; symbols: the text tokens.
+    waveform: [1, N]; faults: what is still wrong with it.
+    decoding, sounding: seconds of computing for tokens and for sound, all attempts together.
+    """
 
     codes: Tensor
     finished: bool
-    attempts: int
-
-
-def cut_text(text: str, longest: int = LONGEST_PIECE) -> list[str]:
-    """Cut at sentence ends, where a sentence is too long at commas, then at spaces; pieces that say nothing fall away.
-
-    Neighbours are joined again as far as they fit: a lone "yes." is spoken worse than one with its sentence.
-    """
-    pieces: list[str] = []
-    for part in _parts(text, longest):
-        if pieces and len(pieces[-1]) + 1 + len(part) <= longest:
-            pieces[-1] += " " + part
-        else:
-            pieces.append(part)
-    return [piece for piece in pieces if any(character.isalpha() for character in piece)]
-
-
-def _parts(text: str, longest: int) -> Iterator[str]:
-    for sentence in re.split(r"(?<=[.!?])\s+", text):
-        if len(sentence) <= longest:
-            yield sentence
-            continue
-        for clause in re.split(r"(?<=[,;:])\s+", sentence):
-            yield from textwrap.wrap(clause, longest, break_on_hyphens=False)
+    attempts: int = 1
+    path: Tensor = field(default_factory=_no_places)
+    entropy: Tensor = field(default_factory=lambda: torch.zeros(0))
+    symbols: list[str] = field(default_factory=list)
+    waveform: Tensor = field(default_factory=lambda: torch.zeros(1, 0))
+    faults: list[Fault] = field(default_factory=list)
+    decoding: float = 0.0
+    sounding: float = 0.0
 
 
 def say(
     model: SpeechLM,
+    codec: Codec,
     pieces: Sequence[Piece],
-    frame_rate: float,
     sampling: Sampling | None = None,
     on_frame: Callable[[int], None] | None = None,
 ) -> list[SaidPiece]:
-    """Speak every piece; those that did not end get one more attempt with another seed.
+    """Speak every piece; those with a fault are said again with another seed, `ATTEMPTS` times at most.
 
-    A piece's tokens follow from its text, voice and seed, not from the others. `on_frame` gets the count of frames in
-    the batch at work.
+    A piece's speech follows from its text, voice, language and seed, not from the others. `on_frame` gets the count of
+    frames in the batch at work.
     """
-    said = _say_once(model, pieces, frame_rate, sampling, on_frame)
-    again = [i for i, piece in enumerate(said) if not piece.finished]
-    second = [replace(pieces[i], seed=pieces[i].seed + SEEDS) for i in again]
-    for i, piece in zip(again, _say_once(model, second, frame_rate, sampling, on_frame), strict=True):
-        kept = piece if piece.finished or not said[i].codes.shape[-1] else said[i]
-        said[i] = replace(kept, attempts=2)
+    said = _say_once(model, codec, pieces, sampling, on_frame)
+    for attempt in range(1, 1 if sampling and sampling.temperature == 0 else ATTEMPTS):
+        again = [i for i, piece in enumerate(said) if piece.faults]
+        seeded = [replace(pieces[i], seed=pieces[i].seed + attempt * SEEDS) for i in again]
+        for i, piece in zip(again, _say_once(model, codec, seeded, sampling, on_frame), strict=True):
+            said[i] = _better(said[i], piece)
     return said
+
+
+def _better(before: SaidPiece, now: SaidPiece) -> SaidPiece:
+    """The one with the lighter faults, the earlier where they are alike, with the attempts and the time of both."""
+    return replace(
+        now if weight(now.faults) < weight(before.faults) else before,
+        attempts=before.attempts + now.attempts,
+        decoding=before.decoding + now.decoding,
+        sounding=before.sounding + now.sounding,
+    )
 
 
 def _say_once(
     model: SpeechLM,
+    codec: Codec,
     pieces: Sequence[Piece],
-    frame_rate: float,
     sampling: Sampling | None,
     on_frame: Callable[[int], None] | None,
 ) -> list[SaidPiece]:
     said: dict[int, SaidPiece] = {}
+    device = next(model.parameters()).device
     order = sorted(range(len(pieces)), key=lambda i: len(pieces[i].text))
     for start in range(0, len(order), SPOKEN_TOGETHER):
         chosen = order[start : start + SPOKEN_TOGETHER]
-        together = _decode(model, [pieces[i] for i in chosen], frame_rate, sampling, on_frame)
-        said.update(zip(chosen, together, strict=True))
+        started = time.monotonic()
+        together = _decode(model, [pieces[i] for i in chosen], codec.frame_rate, sampling, on_frame)
+        took = (time.monotonic() - started) / max(1, sum(piece.codes.shape[-1] for piece in together))
+        for i, piece in zip(chosen, together, strict=True):
+            said[i] = _sounded(codec, pieces[i], replace(piece, decoding=took * piece.codes.shape[-1]), device)
     return [said[i] for i in range(len(pieces))]
+
+
+@torch.no_grad()
+def _sounded(codec: Codec, piece: Piece, said: SaidPiece, device: torch.device) -> SaidPiece:
+    """With its waveform and its faults. Each alone: what is heard must not depend on the neighbours' length."""
+    started = time.monotonic()
+    sound = said.waveform
+    if said.codes.shape[-1]:
+        sound = codec.decode(said.codes[None].to(device))[0].cpu()
+    faults = find_faults(
+        piece.text, said.codes, said.finished, said.path, said.symbols, sound, codec.frame_rate, codec.sample_rate
+    )
+    return replace(said, waveform=sound, faults=faults, sounding=time.monotonic() - started)
 
 
 @torch.no_grad()
@@ -111,17 +135,27 @@ def _decode(
     sampling: Sampling | None,
     on_frame: Callable[[int], None] | None,
 ) -> list[SaidPiece]:
-    device = model.null_text.device
-    ids = [torch.tensor(CharTokenizer().encode(piece.text)) for piece in pieces]
+    device, tokenizer = model.null_text.device, SpeechTokenizer()
+    ids = [tokenizer.encode(piece.text, piece.language) for piece in pieces]
     lengths = torch.tensor([len(row) for row in ids], device=device)
-    text = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device)
+    text = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
+    language = torch.tensor([model.languages.index(piece.language) for piece in pieces], device=device)
     voices = torch.stack([piece.voice for piece in pieces]).to(device)
     seeds = [piece.seed for piece in pieces]
     with cpu_threads(1):
-        told, untold = model.condition(text, lengths, voices), model.condition(None, None, voices)
+        told, untold = model.condition(text, lengths, voices, language), model.condition(None, None, voices)
         spoken = generate(model, told, untold, frame_bound(lengths, frame_rate), seeds, sampling, on_frame)
-    rows = zip(spoken.codes, spoken.frames.tolist(), spoken.finished.tolist(), strict=True)
-    return [SaidPiece(codes[:, :frames].cpu(), bool(ended) and frames > 0, 1) for codes, frames, ended in rows]
+    codes, path, entropy = spoken.codes.cpu(), spoken.path.cpu(), spoken.entropy.cpu()
+    return [
+        SaidPiece(
+            codes[i, :, :frames],
+            bool(spoken.finished[i]) and frames > 0,
+            path=path[i, :frames],
+            entropy=entropy[i, :frames],
+            symbols=tokenizer.symbols(ids[i]),
+        )
+        for i, frames in enumerate(spoken.frames.tolist())
+    ]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ira.data.text import CharTokenizer, normalize
 from ira.models.blocks import EPS, Block, init_weights, length_mask, rope
 
 CROPS = 4  # of a recording, whose voices are averaged
+WHOLE = 32  # descriptions are padded to whole multiples: a CPU prepares its kernels anew for every new shape
 STACK = 4  # mel frames read as one: 75 Hz becomes 18.75 Hz, finer than any voice changes
 
 
@@ -90,7 +91,9 @@ def embed_words(encoder: VoiceEncoder, words: list[str], tokenizer: CharTokenize
     ids = [torch.tensor(tokenizer.encode(normalize(text, strict=False))) for text in words]
     device = encoder.mel_in.weight.device
     lengths = torch.tensor([len(row) for row in ids], device=device)
-    return encoder.embed_text(nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device), lengths)
+    padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    padded = F.pad(padded, (0, -padded.shape[1] % WHOLE))
+    return encoder.embed_text(padded.to(device), lengths)
 
 
 @torch.no_grad()

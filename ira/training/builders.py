@@ -18,7 +18,8 @@ from ira.config import AugmentConfig, Config, DataConfig, StageName
 from ira.console import warn
 from ira.data.manifest import Row, read_manifest
 from ira.data.prepare import prepare
-from ira.data.shards import Fingerprint, TokenShards, split_folder
+from ira.data.pronunciation import SpeechTokenizer
+from ira.data.shards import Fingerprint, TokenShards, language_of, split_folder
 from ira.data.text import CharTokenizer
 from ira.errors import InputError
 from ira.models.adapter import Adapter
@@ -35,7 +36,7 @@ from ira.training.conversations import Turn, conversations
 from ira.training.finetune import TrainableEncodec
 from ira.training.parallel import whole
 from ira.training.reinforce import ReinforceTraining
-from ira.training.speech import SpeechTraining, VoiceTable
+from ira.training.speech import SpeechTraining, VoiceTable, rows_with_text
 from ira.training.stage import Stage
 from ira.training.voice import VoiceTraining
 
@@ -87,9 +88,11 @@ def _speech(run: Run) -> Built:
         run.config.speech,
         codebooks=shards.codebooks,
         codebook_size=codec.codebook_size,
-        text_vocab=CharTokenizer().vocab_size,
+        text_vocab=SpeechTokenizer().vocab_size,
         voice_dim=encoder.config.dim,
+        languages=sorted({language_of(shards[i]) for i in rows_with_text(shards)}),
     ).to(run.device)
+    model.start_from(codec.code_vectors())
     voices = first_alone(lambda: VoiceTable(encoder, codec, shards))
     settings = run.config.train.speech
     stage = SpeechTraining(model, voices, shards, held_out, settings, run.device, codec.frame_rate)

@@ -16,7 +16,8 @@ Kept by a layer, bytes for each of its N positions; D its width, h that of its f
 what a matrix product makes (2 under bf16 autocast, 4 in fp32). Every tensor is counted that an operation keeps:
 
     norm          its input and the normed input, 4D each; what it gives: D a in fp32, else a copy for each product
-    attention     rotated queries and keys, values, what it gives: 4 D a (scores are never whole: fused attention)
+    attention     rotated queries and keys, values, what it gives: 4 D a; on a CPU its weights as well, where they fit
+                  (`ira.models.blocks.weigh`): a for each pair of positions and each head
     crossing      2 D a for queries and what it gives; keys and values 2 D a for each position of the memory
     feed-forward  gate, silu(gate), up, their product: 4 h a
     block         fp32 40 D + 16 h,  bf16 34 D + 8 h      (two norms, attention, feed-forward)
@@ -28,12 +29,11 @@ what a matrix product makes (2 under bf16 autocast, 4 in fp32). Every tensor is 
 
 With activation checkpointing a layer keeps its input (4D, of the LLM 2D), and the work of one layer comes back whole.
 
-Beside layers: the guided layer's scores over the text are H x T x L once in fp32; the attention losses keep 32 bytes
-for each of T x L, the prior 8 (under autocast 2 more a layer). Codec logits K x T x V: 12 + a bytes each (log-softmax
-and two gradients in fp32). LLM logits R x vocabulary: 32 bytes each in `align` (student and teacher, their
-log-softmax twice, for the answer and for its end, and gradients), 14 in `reinforce`. Spectra in `codec` and the sound
-decoded in `voice` are counted by the sample. The numbers were counted with torch 2.13 on a CPU; its kernels on CUDA
-keep a little less.
+Beside layers: the prior of the attention to text keeps 4 bytes for each of T x L, where it is fused under autocast 2 a
+layer; `speech` rounds T and L up. Codec logits K x T x V: 12 + a bytes each (log-softmax and two gradients in fp32).
+LLM logits R x vocabulary: 32 bytes each in `align` (student and teacher, their log-softmax twice, for the answer and
+for its end, and gradients), 14 in `reinforce`. Spectra in `codec` and the sound decoded in `voice` are counted by the
+sample. The numbers were counted with torch 2.13 on a CPU; its kernels on CUDA keep a little less.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ from math import ceil
 from torch import nn
 
 from ira.audio.waveform import SAMPLE_RATE
-from ira.config import FRAME_RATE, Config, StageName
-from ira.models.blocks import swiglu_hidden
+from ira.config import FRAME_RATE, WHOLE_FRAMES, Config, StageName
+from ira.data.batches import WHOLE_TOKENS
+from ira.models.blocks import WRITTEN_OUT, swiglu_hidden
 from ira.training.parts import Parts
 
 CHARACTERS = 15  # of text a second of speech
@@ -106,7 +107,7 @@ def stage_memory(
     """What stage `name` takes on each of `processes`, each with micro-batches like `batch`."""
     trained, frozen, beside, copied = _elements(config, name, parts)
     cut = processes if config.train.parallel == "fsdp" else 1
-    kept, work = _activations(config, name, parts, batch)
+    kept, work = _activations(config, name, parts, batch, cuda)
     bf16 = config.train.dtype == "bf16"
     largest = max((p.numel() for p in _trained_modules(name, parts) for p in p.parameters()), default=0)
     return Memory(
@@ -150,10 +151,10 @@ def _frames(seconds: float) -> int:
     return max(int(seconds * FRAME_RATE), 1)
 
 
-def _activations(config: Config, name: StageName, parts: Parts, batch: Batch) -> tuple[float, float]:
+def _activations(config: Config, name: StageName, parts: Parts, batch: Batch, cuda: bool) -> tuple[float, float]:
     """Bytes kept for backward, and bytes of work beside."""
     again = config.train.activation_checkpointing
-    layers, rest, loss = _PASSES[name](config, parts, batch)
+    layers, rest, loss = _PASSES[name](config, parts, batch, cuda)
     if again:
         return sum(held * count for count, _, held in layers) + rest, max(loss, *(whole for _, whole, _ in layers), 0)
     return sum(whole * count for count, whole, _ in layers) + rest, loss
@@ -163,35 +164,39 @@ def _activations(config: Config, name: StageName, parts: Parts, batch: Batch) ->
 Layers = list[tuple[int, float, float]]
 
 
-def _speech(config: Config, parts: Parts, batch: Batch) -> tuple[Layers, float, float]:
+def _speech(config: Config, parts: Parts, batch: Batch, cuda: bool) -> tuple[Layers, float, float]:
     shape, a, bf16 = config.speech, _width(config), config.train.dtype == "bf16"
     D, H, h = shape.width, shape.heads, swiglu_hidden(shape.width)
-    steps, text = batch.rows * (batch.frames + config.codec.codebooks), batch.rows * (batch.characters + 1)
-    crossing = steps * (batch.characters + 1)  # of frames and characters
-    decoder = _decoder(steps, text, D, h, a) + (2 * crossing if bf16 else 0)
+    T = _whole(batch.frames, WHOLE_FRAMES) + config.codec.codebooks
+    L = _whole(batch.characters + 2, WHOLE_TOKENS)  # a space before, an end after
+    steps, text = batch.rows * T, batch.rows * L
+    looks = _looks(batch.rows * H, T, T, a, cuda) + _looks(batch.rows * H, T, L + 1, a, cuda)
+    crossing = steps * (L + 1)  # of frames and characters
+    decoder = _decoder(steps, text, D, h, a) + looks + (2 * crossing if bf16 and cuda else 0)
     layers: Layers = [
         (shape.layers, decoder, 4 * steps * D),
-        (shape.text_layers, _block(text, D, h, a), 4 * text * D),
+        (shape.text_layers, _block(text, D, h, a) + _looks(batch.rows * H, L, L, a, cuda), 4 * text * D),
     ]
-    logits = batch.rows * batch.frames * config.codec.codebooks * (parts.speech.codebook_size + 1)
-    rest = steps * D * (8 + a) + 12 * text * D + (4 + a) * D * steps + 40 * crossing
-    return layers, rest, max((12 + a) * logits, 8 * H * crossing)
+    logits = steps * config.codec.codebooks * (parts.speech.codebook_size + 1)
+    rest = steps * D * (8 + a) + 12 * text * D + (4 + a) * D * steps + 4 * crossing
+    return layers, rest, (12 + a) * logits
 
 
-def _voice(config: Config, parts: Parts, batch: Batch) -> tuple[Layers, float, float]:
+def _voice(config: Config, parts: Parts, batch: Batch, cuda: bool) -> tuple[Layers, float, float]:
     shape, a = config.voice, _width(config)
     sound = batch.rows * ceil(batch.frames / 4)
     letters = batch.rows * batch.characters
     D, T = shape.hidden, shape.text_hidden
+    looks = _looks(batch.rows * shape.heads, ceil(batch.frames / 4), ceil(batch.frames / 4), a, cuda)
     layers: Layers = [
-        (2 * shape.layers, _block(sound, D, swiglu_hidden(D), a), 4 * sound * D),
+        (2 * shape.layers, _block(sound, D, swiglu_hidden(D), a) + looks, 4 * sound * D),
         (shape.text_layers, _block(letters, T, swiglu_hidden(T), a), 4 * letters * T),
     ]
     rest = 2 * sound * (20 * D + 16 * shape.mel_bins) + letters * 20 * T
     return layers, rest, 25_000 * batch.rows * batch.frames  # the sound that the codec makes of the second crops
 
 
-def _codec(config: Config, parts: Parts, batch: Batch) -> tuple[Layers, float, float]:
+def _codec(config: Config, parts: Parts, batch: Batch, cuda: bool) -> tuple[Layers, float, float]:
     shape, a, frames = config.codec.compact, _width(config), batch.rows * batch.frames
     spectra = 5 * 60 * frames * SAMPLE_RATE // FRAME_RATE  # five windows, about 60 bytes a sample each
     blocks = 10 * shape.width * a * frames * (shape.encoder_layers + shape.decoder_layers)
@@ -199,25 +204,27 @@ def _codec(config: Config, parts: Parts, batch: Batch) -> tuple[Layers, float, f
     return [], blocks + books + spectra + frames * 40 * 1282, spectra / 5
 
 
-def _align(config: Config, parts: Parts, batch: Batch) -> tuple[Layers, float, float]:
-    heard, kept = _adapter(config, parts, batch)
+def _align(config: Config, parts: Parts, batch: Batch, cuda: bool) -> tuple[Layers, float, float]:
+    heard, kept = _adapter(config, parts, batch, cuda)
     learns = config.train.align.train_lora
     layers, rest, logits = _language(config, parts, batch, learns, config.llm.lora.dropout > 0)
     return heard + layers, kept + rest, 32 * logits
 
 
-def _reinforce(config: Config, parts: Parts, batch: Batch) -> tuple[Layers, float, float]:
+def _reinforce(config: Config, parts: Parts, batch: Batch, cuda: bool) -> tuple[Layers, float, float]:
     layers, rest, logits = _language(config, parts, batch, True, False)  # a policy has no dropout
     return layers, rest, 14 * logits
 
 
-def _adapter(config: Config, parts: Parts, batch: Batch) -> tuple[Layers, float]:
+def _adapter(config: Config, parts: Parts, batch: Batch, cuda: bool) -> tuple[Layers, float]:
     shape, a, adapter = config.adapter, _width(config), parts.adapter
     assert adapter is not None
     windows = batch.rows * ceil(batch.frames / (adapter.window * shape.stack))
     queries, stacks = windows * shape.queries, windows * adapter.window
     D = shape.width
     whole = _decoder(queries, stacks, D, swiglu_hidden(D), a) + 4 * stacks * D + a * stacks * D
+    for keys in (shape.queries, adapter.window):
+        whole += _looks(windows * shape.heads, shape.queries, keys, a, cuda)
     states = batch.rows * batch.frames * config.speech.width
     rest = states * (a * adapter.source_layers + 4 + a) + 8 * stacks * D + 4 * queries * adapter.window
     return [(shape.layers, whole, 4 * queries * D)], rest + queries * (8 * D + 2 * adapter.leave.out_features)
@@ -246,6 +253,16 @@ def _language(config: Config, parts: Parts, batch: Batch, learns: bool, dropout:
 def _width(config: Config) -> int:
     """Bytes of what a matrix product makes."""
     return 2 if config.train.dtype == "bf16" else 4
+
+
+def _whole(length: int, of: int) -> int:
+    return ceil(length / of) * of
+
+
+def _looks(heads: int, queries: int, keys: int, a: int, cuda: bool) -> float:
+    """What attention keeps of its weights, `heads` being those of all rows."""
+    count = heads * queries * keys
+    return 0 if cuda or count > WRITTEN_OUT else a * count
 
 
 def _block(positions: float, width: int, hidden: int, a: int) -> float:

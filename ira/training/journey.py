@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 from ira.checkpoint import weights_hash, write_aside
-from ira.config import STAGES, Config, StageName, check_config
+from ira.config import STAGES, Config, StageName
+from ira.config_file import check_config
 from ira.console import warn
 from ira.errors import InputError
 from ira.models.bundle import read_model_card, write_card

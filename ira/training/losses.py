@@ -50,51 +50,20 @@ def codec_cross_entropy(logits: Tensor, codes: Tensor, frames: Tensor, weights: 
     return masked_mean(loss.view_as(target), weight)
 
 
-def forward_sum(scores: Tensor, frames: Tensor, text_lengths: Tensor) -> Tensor:
-    """Minus log-probability, a frame, that attention walks through the text from first to last without skipping.
-
-    The attention's alignment search of RAD-TTS (Shih et al. 2021; Badlani et al. 2022): connectionist temporal
-    classification over attention scores, the text positions being the labels.
+def advance_loss(logits: Tensor, walk: Tensor, frames: Tensor, end_weight: float) -> Tensor:
+    """Binary cross-entropy of leaving the text token after each frame; leaving the last one, the end, weighs more.
 
     Args:
-        scores: [B, T, L] attention logits in fp32, -inf at text padding.
-        frames: [B] frames of each row.
-        text_lengths: [B]; rows with more text than frames, or none, do not count.
+        logits: [B, T + 1] or [B, T]; logits[:, t] is about what follows frame t.
+        walk: [B, T] text token of each frame; frames: [B], 0 for a row that does not count.
     """
-    batch, size, length = scores.shape
-    scores = scores.clamp(min=-1e4)  # at -inf the gradient of ctc_loss is not a number, and spoils the whole row
-    blank = scores.new_full((batch, size, 1), -1.0)
-    log_probs = torch.log_softmax(torch.cat([blank, scores], dim=-1), dim=-1).transpose(0, 1)
-    labels = torch.arange(1, length + 1, device=scores.device).expand(batch, -1)
-    loss = F.ctc_loss(log_probs, labels, frames, text_lengths, reduction="none", zero_infinity=True)
-    counts = (text_lengths > 0) & (text_lengths <= frames)
-    return masked_mean(loss / frames.clamp(min=1), counts)
-
-
-def guided_attention(scores: Tensor, frames: Tensor, text_lengths: Tensor, width: float = 0.2) -> Tensor:
-    """Share of the attention that lies off the diagonal of time against text (Tachibana et al. 2018), in 0..1.
-
-    The forward-sum loss alone is content to run through the text in the first frames and to stay at its end.
-
-    Args:
-        scores: [B, T, L] attention logits in fp32, -inf at text padding.
-        frames: [B]; text_lengths: [B], rows of length 0 do not count.
-    """
-    size, length = scores.shape[1:]
-    off = 1 - diagonal_prior(frames, text_lengths, size, length, width).exp()
-    inside = (torch.arange(size, device=frames.device) < frames[:, None]) & (text_lengths > 0)[:, None]
-    return masked_mean((scores.softmax(-1) * off).sum(-1), inside)
-
-
-def diagonal_prior(frames: Tensor, text_lengths: Tensor, size: int, length: int, width: float = 0.1) -> Tensor:
-    """Log-weights [B, size, length] that favour the diagonal of time against text, at most 0.
-
-    A Gaussian of relative width `width` (after Tachibana et al. 2018); added to attention scores it is the static
-    prior that keeps early attention from wandering.
-    """
-    time = torch.arange(size, device=frames.device) / frames.clamp(min=1)[:, None]
-    place = torch.arange(length, device=frames.device) / text_lengths.clamp(min=1)[:, None]
-    return -((time[:, :, None] - place[:, None, :]) ** 2) / (2 * width**2)
+    size = walk.shape[1]
+    steps = torch.arange(size, device=walk.device)
+    ends = steps == frames[:, None] - 1
+    leaves = F.pad(walk[:, 1:] != walk[:, :-1], (0, 1)) | ends
+    weight = (steps < frames[:, None]) * (1.0 + (end_weight - 1.0) * ends)
+    loss = F.binary_cross_entropy_with_logits(logits[:, :size].float(), leaves.float(), reduction="none")
+    return masked_mean(loss, weight)
 
 
 def distillation(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:

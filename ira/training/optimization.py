@@ -17,11 +17,11 @@ FLOOR = 0.1  # the schedule ends at this share of the peak learning rate
 
 def make_optimizer(modules: dict[str, nn.Module], settings: StageConfig) -> torch.optim.AdamW:
     """AdamW whose moments exist from the start, so that every checkpoint holds the same tensors."""
-    optimizer = torch.optim.AdamW(parameter_groups(modules, settings), betas=BETAS, eps=1e-8)
+    optimizer = torch.optim.AdamW(parameter_groups(modules, settings), betas=BETAS, eps=1e-8, fused=True)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = {
-                "step": torch.tensor(0.0),
+                "step": torch.zeros((), device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }

@@ -14,6 +14,7 @@ from torch import nn
 
 from ira.audio.compact import CompactCodec
 from ira.config import FRAME_RATE, Config
+from ira.data.pronunciation import SpeechTokenizer
 from ira.data.text import CharTokenizer
 from ira.models.adapter import Adapter
 from ira.models.llm import EMBEDDED, llm_at_hand
@@ -21,6 +22,8 @@ from ira.models.speech_lm import SpeechLM
 from ira.models.voice_encoder import VoiceEncoder
 
 VOCABULARY = 49_152  # of all three, whose embeddings are their output layers too
+# What the recordings speak is not known before they are prepared; a language more is one row of an embedding.
+LANGUAGES = ["en"]
 # hidden, layers, heads, key-value heads, intermediate
 SMOLLM2 = {
     "135M": (576, 30, 9, 3, 1536),
@@ -58,7 +61,12 @@ def build_parts(config: Config) -> Parts:
     llm_config, notes = _llm_config(config)
     with torch.device("meta"):
         speech = SpeechLM(
-            config.speech, codebooks=books, codebook_size=size, text_vocab=vocabulary, voice_dim=config.voice.dim
+            config.speech,
+            codebooks=books,
+            codebook_size=size,
+            text_vocab=SpeechTokenizer().vocab_size,
+            voice_dim=config.voice.dim,
+            languages=LANGUAGES,
         )
         llm = None if llm_config is None else _llm(llm_config)
         adapter = None if llm is None else _adapter(config, llm.get_input_embeddings().weight.shape[1])

@@ -1,14 +1,15 @@
 """Stage `speech`: token shards with text in, a SpeechLM that says a given text in a given voice out.
 
-Cross-entropy on every codebook, end of speech supervised; a diagonal prior, a forward-sum loss (Neekhara et al. 2024)
-and a guided-attention loss (Tachibana et al. 2018) make attention walk through the text at the pace of speech; text
-and voice are dropped at random, alone and together, for guidance and for listening.
+Cross-entropy on every codebook, and on when the pointer goes on to the next text token; which token each frame says is
+found beforehand (`ira.training.alignment`). Text and voice are dropped at random, alone and together, for guidance and
+for listening.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,15 +22,19 @@ from ira.audio.waveform import LogMel
 from ira.checkpoint import write_aside
 from ira.config import SpeechStage
 from ira.data.batches import SamplerState, SpeechBatch, batches, collate, spread
-from ira.data.shards import Example, TokenShards
+from ira.data.pronunciation import SPELLED, SpeechTokenizer
+from ira.data.shards import Example, TokenShards, language_of
 from ira.data.text import CharTokenizer
+from ira.data.voices import captions
 from ira.errors import InputError
 from ira.models.decode import Generated, frame_bound, generate
 from ira.models.speech_lm import Memory, SpeechLM
-from ira.models.voice_encoder import VoiceEncoder, embed_tokens
+from ira.models.voice_encoder import VoiceEncoder, embed_tokens, embed_words
 from ira.processes import mine, summed
 from ira.trackers.base import Samples
-from ira.training.losses import codec_cross_entropy, diagonal_prior, forward_sum, guided_attention
+from ira.training.alignment import FITTED_ON, Spoken, WalkModel
+from ira.training.hearing import judge_spoken
+from ira.training.losses import advance_loss, codec_cross_entropy
 from ira.training.samples import attention, sound_and_spectrogram
 from ira.training.stage import StepLoss
 from ira.training.voice import speaker_of
@@ -37,6 +42,16 @@ from ira.training.voice import speaker_of
 JUDGED = 48  # held-out rows whose likelihood is measured
 SPOKEN = 8  # held-out sentences that are spoken at every validation
 SHOWN = 2  # held-out sentences among the samples
+
+
+@dataclass
+class SpokenBatch:
+    """Rows with what they are said by: voices [B, P], places in the model's languages [B], and walks [B, T]."""
+
+    rows: SpeechBatch
+    voices: Tensor
+    languages: Tensor
+    walks: Tensor
 
 
 class SpeechTraining:
@@ -56,13 +71,14 @@ class SpeechTraining:
         frame_rate: float,
     ) -> None:
         self.model, self.voices, self.shards, self.settings, self.device = model, voices, shards, settings, device
-        self.tokenizer, self.frame_rate = CharTokenizer(), frame_rate
-        self.rows = [i for i in range(len(shards)) if shards[i].text]
-        if not self.rows:
-            raise InputError(f"{shards.folder}: no row has text; the speech stage needs transcripts")
-        judged = [held_out[i] for i in range(len(held_out)) if held_out[i].text]
+        self.tokenizer, self.frame_rate = SpeechTokenizer(), frame_rate
+        self.rows = rows_with_text(shards)
+        known = [held_out[i] for i in range(len(held_out)) if language_of(held_out[i]) in model.languages]
+        judged = [example for example in known if example.text]
         self.judged = spread(judged, JUDGED) or [shards[i] for i in self.rows[:SPOKEN]]
         self.judged_voices = voices.of_examples(self.judged)
+        self.walker = WalkModel(self.tokenizer, model.languages)
+        self.walker.fit([shards[i] for i in spread(self.rows, FITTED_ON)], model.codebook_size)
         weights = torch.tensor(model.config.codebook_weights[: model.codebooks])
         if len(weights) < model.codebooks:
             raise InputError(
@@ -79,22 +95,27 @@ class SpeechTraining:
         for chosen, after in batches(lengths, int(self.settings.batch_seconds * self.frame_rate), state):
             yield (after, [self.rows[i] for i in chosen]), after
 
-    def load(self, key: tuple[SamplerState, list[int]]) -> tuple[SpeechBatch, Tensor]:
-        """The rows with a voice each [B, P]: half the time that of another clip of the same speaker."""
+    def load(self, key: tuple[SamplerState, list[int]]) -> SpokenBatch:
+        """The rows with a voice each: of the clip, of another clip of the same speaker, or of the clip in words."""
         place, rows = key
         generator = torch.Generator().manual_seed(hash((place.seed, place.epoch, place.cursor)) % 2**63)
-        voices = torch.stack([self.voices.draw(row, generator) for row in rows])
-        return collate([self.shards[row] for row in rows], self.tokenizer), voices
+        voices = torch.stack([self.voices.draw(row, self.settings.described_share, generator) for row in rows])
+        return self._batch([self.shards[row] for row in rows], voices, SPELLED)
 
-    def loss(self, batch: tuple[SpeechBatch, Tensor], share_done: float) -> StepLoss:
-        rows, voices = batch
-        drop_text, drop_voice = self._drops(len(voices))
-        prior_scale = max(0.0, 1 - share_done / self.settings.guide_share) if self.settings.guide_share else 0.0
-        losses = self._losses(rows, voices, drop_text, drop_voice, prior_scale)
-        weights = {"cross_entropy": 1.0, "forward_sum": self.settings.align_weight, "guide": self.settings.guide_weight}
-        total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        metrics = {name: float(value.detach()) for name, value in losses.items()}
-        return StepLoss(total, int(rows.frames.sum()), metrics)
+    def _batch(self, examples: list[Example], voices: Tensor, spelled: float = 0.0) -> SpokenBatch:
+        rows = collate(examples, self.tokenizer, spelled)
+        languages = torch.tensor([self.model.languages.index(language_of(one)) for one in examples])
+        ids = [text[:length].tolist() for text, length in zip(rows.text, rows.text_lengths, strict=True)]
+        spoken = [Spoken(one.codes.numpy(), said, language_of(one)) for one, said in zip(examples, ids, strict=True)]
+        walks = torch.zeros_like(rows.codes[:, 0])
+        for row, walk in enumerate(self.walker.walks(spoken)):
+            walks[row, : len(walk)] = torch.from_numpy(walk)
+        return SpokenBatch(rows, voices, languages, walks)
+
+    def loss(self, batch: SpokenBatch, share_done: float) -> StepLoss:
+        losses = self._losses(batch, *self._drops(len(batch.voices)))
+        total = losses["cross_entropy"] + self.settings.advance_weight * losses["advance"]
+        return StepLoss(total, int(batch.rows.frames.sum()), {name: float(x.detach()) for name, x in losses.items()})
 
     def _drops(self, rows: int) -> tuple[Tensor, Tensor]:
         """Which rows lose text and voice: half of `drop_text` loses both, so that listening is trained too."""
@@ -103,89 +124,66 @@ class SpeechTraining:
         voice = (torch.rand(rows) < config.drop_voice) | (text & (torch.rand(rows) < 0.5))
         return text.to(self.device), voice.to(self.device)
 
-    def _losses(
-        self, rows: SpeechBatch, voices: Tensor, drop_text: Tensor, drop_voice: Tensor, prior_scale: float
-    ) -> dict[str, Tensor]:
-        codes, frames, text, lengths = (
-            x.to(self.device) for x in (rows.codes, rows.frames, rows.text, rows.text_lengths)
-        )
-        memory = self.model.condition(text, lengths, voices.to(self.device), drop_text=drop_text, drop_voice=drop_voice)
-        told = lengths.masked_fill(drop_text, 0)
-        prior = None
-        if prior_scale > 0:
-            prior = prior_scale * diagonal_prior(frames, lengths, codes.shape[-1] + 1, text.shape[1])
-            prior = prior.masked_fill(drop_text[:, None, None], 0.0)
-        out = self.model(codes, frames, memory, prior=prior, align=True)
-        assert out.alignment is not None
+    def _condition(
+        self, batch: SpokenBatch, drop_text: Tensor | None = None, drop_voice: Tensor | None = None
+    ) -> Memory:
+        text, lengths = batch.rows.text.to(self.device), batch.rows.text_lengths.to(self.device)
+        voices, languages = batch.voices.to(self.device), batch.languages.to(self.device)
+        return self.model.condition(text, lengths, voices, languages, drop_text=drop_text, drop_voice=drop_voice)
+
+    def _losses(self, batch: SpokenBatch, drop_text: Tensor, drop_voice: Tensor) -> dict[str, Tensor]:
+        codes, frames, walks = (x.to(self.device) for x in (batch.rows.codes, batch.rows.frames, batch.walks))
+        hide = torch.rand(len(codes), codes.shape[-1] + self.model.codebooks) < self.settings.hide_share
+        memory = self._condition(batch, drop_text, drop_voice)
+        out = self.model(codes, frames, memory, walks, hide=hide.to(self.device))
+        weight = self.settings.eos_weight
+        told = frames.masked_fill(drop_text, 0)
         return {
-            "cross_entropy": codec_cross_entropy(
-                out.logits, codes, frames, self.book_weights, self.settings.eos_weight
-            ),
-            "forward_sum": forward_sum(out.alignment, frames, told),
-            "guide": guided_attention(out.alignment, frames, told),
+            "cross_entropy": codec_cross_entropy(out.logits, codes, frames, self.book_weights, weight),
+            "advance": advance_loss(out.advance, walks, told, weight),
         }
 
     def validate(self) -> dict[str, float]:
-        """Likelihood of held-out speech without the prior, and how held-out sentences are spoken.
+        """Likelihood of held-out speech, and how held-out sentences are spoken.
 
-        `score` chooses the checkpoint: book 0's cross-entropy plus the share of sentences that never end.
+        `score` chooses the checkpoint: the recogniser's error rate, or book 0's cross-entropy where there is none, plus
+        the share of sentences that never end.
         """
-        rows = collate(self.judged, self.tokenizer)
-        keep = torch.zeros(len(self.judged), dtype=torch.bool, device=self.device)
-        book0, walked, strayed = 0.0, 0.0, 0.0
+        totals = {"book0_nll": 0.0, "advance": 0.0}
+        only = torch.eye(self.model.codebooks, device=self.device)[0]
         for part in mine(torch.arange(len(self.judged)).split(8)):
-            codes, frames = rows.codes[part].to(self.device), rows.frames[part].to(self.device)
-            memory = self.model.condition(
-                rows.text[part].to(self.device),
-                rows.text_lengths[part].to(self.device),
-                self.judged_voices[part].to(self.device),
-                drop_text=keep[part],
-            )
-            out = self.model(codes, frames, memory, align=True)
-            assert out.alignment is not None
-            only = torch.eye(self.model.codebooks, device=self.device)[0]
-            book0 += float(codec_cross_entropy(out.logits, codes, frames, only, 1.0)) * len(part)
-            lengths = rows.text_lengths[part].to(self.device)
-            walked += float(forward_sum(out.alignment, frames, lengths)) * len(part)
-            strayed += float(guided_attention(out.alignment, frames, lengths)) * len(part)
-        totals = summed({"book0_nll": book0, "forward_sum": walked, "off_diagonal": strayed})
-        figures = {name: total / len(self.judged) for name, total in totals.items()}
-        figures |= self._speak(spread(self.judged, SPOKEN), self.judged_voices[spread(range(len(self.judged)), SPOKEN)])
-        return figures | {"score": figures["book0_nll"] + figures["runaway"]}
+            batch = self._batch([self.judged[i] for i in part], self.judged_voices[part])
+            codes, frames, walks = (x.to(self.device) for x in (batch.rows.codes, batch.rows.frames, batch.walks))
+            out = self.model(codes, frames, self._condition(batch), walks)
+            totals["book0_nll"] += float(codec_cross_entropy(out.logits, codes, frames, only, 1.0)) * len(part)
+            totals["advance"] += float(advance_loss(out.advance, walks, frames, 1.0)) * len(part)
+        figures = {name: total / len(self.judged) for name, total in summed(totals).items()}
+        chosen = spread(range(len(self.judged)), SPOKEN)
+        examples = [self.judged[i] for i in chosen]
+        # Every process speaks all of them: a batch takes about as long as its longest sentence, and a part of it might
+        # be rounded, and so drawn, differently.
+        spoken = self._generate(self._batch(examples, self.judged_voices[chosen]))
+        figures |= judge_spoken(self.voices.codec, spoken, examples)
+        return figures | {"score": figures.get("error_rate", figures["book0_nll"]) + figures["runaway"]}
 
-    def _speak(self, examples: list[Example], voices: Tensor) -> dict[str, float]:
-        """Speak the texts: the share that never ends, and the length against the recording's.
-
-        Every process speaks all of them: a batch takes about as long as its longest sentence, and a part of it might
-        be rounded, and so drawn, differently.
-        """
-        rows = collate(examples, self.tokenizer)
-        spoken = self._generate(self._condition(rows, voices), rows)
-        ratio = float((spoken.frames.cpu() / rows.frames).mean())
-        return {"runaway": float((~spoken.finished).float().mean()), "length_ratio": ratio}
-
-    def _condition(self, rows: SpeechBatch, voices: Tensor) -> Memory:
-        return self.model.condition(
-            rows.text.to(self.device), rows.text_lengths.to(self.device), voices.to(self.device)
-        )
-
-    def _generate(self, memory: Memory, rows: SpeechBatch) -> Generated:
-        bound = frame_bound(rows.text_lengths.to(self.device), self.frame_rate)
-        return generate(self.model, memory, None, bound, seeds=list(range(len(rows.examples))))
+    def _generate(self, batch: SpokenBatch) -> Generated:
+        bound = frame_bound(batch.rows.text_lengths.to(self.device), self.frame_rate)
+        untold = self.model.condition(None, None, batch.voices.to(self.device))
+        return generate(self.model, self._condition(batch), untold, bound, seeds=list(range(len(batch.voices))))
 
     @torch.no_grad()
     def samples(self) -> Samples:
         """Two held-out sentences: spoken, to hear and to see, and where attention stands as the recording goes on."""
         by_length = sorted(range(len(self.judged)), key=lambda row: self.judged[row].frames)
         chosen = spread(by_length[: max(len(by_length) // 2, SHOWN)], SHOWN)  # long ones take as long as validation
-        rows = collate([self.judged[i] for i in chosen], self.tokenizer)
-        memory = self._condition(rows, self.judged_voices[chosen])
-        out = self.model(rows.codes.to(self.device), rows.frames.to(self.device), memory, align=True)
-        assert out.alignment is not None
-        found, weights = Samples(), out.alignment.float().softmax(-1)
-        for row, (frames, letters) in enumerate(zip(rows.frames.tolist(), rows.text_lengths.tolist(), strict=True)):
-            found[f"sentence{row + 1}-attention"] = attention(weights[row, :frames, :letters].T)
-        return found | self._hear(self._generate(memory, rows))
+        batch = self._batch([self.judged[i] for i in chosen], self.judged_voices[chosen])
+        codes, frames, walks = (x.to(self.device) for x in (batch.rows.codes, batch.rows.frames, batch.walks))
+        out = self.model(codes, frames, self._condition(batch), walks, look=True)
+        assert out.attention is not None
+        found = Samples()
+        for row, (size, tokens) in enumerate(zip(frames.tolist(), batch.rows.text_lengths.tolist(), strict=True)):
+            found[f"sentence{row + 1}-attention"] = attention(out.attention[row, :size, :tokens].T)
+        return found | self._hear(self._generate(batch))
 
     def _hear(self, spoken: Generated) -> Samples:
         codec, found = self.voices.codec, Samples()
@@ -207,13 +205,27 @@ class VoiceTable:
         self.speakers = [speaker_of(shards[i], i) for i in range(len(shards))]
         for index, speaker in enumerate(self.speakers):
             self.by_speaker.setdefault(speaker, []).append(index)
+        self._describe(shards)
 
-    def draw(self, row: int, generator: torch.Generator) -> Tensor:
-        """The voice of this row [P], or as often that of a random row of its speaker."""
-        if float(torch.rand((), generator=generator)) < 0.5:
+    def draw(self, row: int, described: float, generator: torch.Generator) -> Tensor:
+        """The voice of this row in words, or [P] as it sounds, or as often as that of a random row of its speaker."""
+        of = float(torch.rand((), generator=generator))
+        if of < described and (said := self.captions[row]):
+            return self.words[said[int(torch.randint(len(said), (1,), generator=generator))]]
+        if of < described + (1 - described) / 2:
             return self.embeddings[row]
         clips = self.by_speaker[self.speakers[row]]
         return self.embeddings[clips[int(torch.randint(len(clips), (1,), generator=generator))]]
+
+    @torch.no_grad()
+    def _describe(self, shards: TokenShards) -> None:
+        """`words`: the voices of all captions; `captions`: which of them are each row's."""
+        said = [captions(shards[i]) for i in range(len(shards))]
+        distinct = {caption: place for place, caption in enumerate(dict.fromkeys(c for row in said for c in row))}
+        self.captions = [[distinct[caption] for caption in row] for row in said]
+        few = [list(distinct)[i : i + 256] for i in range(0, len(distinct), 256)]
+        found = [embed_words(self.encoder, some, CharTokenizer()).cpu() for some in few]
+        self.words = torch.cat(found) if found else torch.zeros(0, self.encoder.config.dim)
 
     def of_examples(self, examples: list[Example]) -> Tensor:
         """Voices [B, P] of examples from elsewhere."""
@@ -235,6 +247,18 @@ class VoiceTable:
         with write_aside(kept) as aside:
             np.save(aside, out.numpy())
         return out
+
+
+def rows_with_text(shards: TokenShards) -> list[int]:
+    """The rows that say something.
+
+    Raises:
+        InputError: none does.
+    """
+    rows = [i for i in range(len(shards)) if shards[i].text]
+    if not rows:
+        raise InputError(f"{shards.folder}: no row has text; the speech stage needs transcripts")
+    return rows
 
 
 def rows_hash(shards: TokenShards) -> str:

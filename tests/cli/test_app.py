@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from ira.audio.waveform import load_audio, save_audio
 from ira.cli.app import app
+from ira.inference.faults import Fault
 from ira.inference.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -213,7 +215,7 @@ def test_prepare_with_a_configuration_alone_fills_the_folders_that_its_training_
     manifest: Path, tmp_path: Path, tiny_model_folder: Path
 ):
     from ira.audio.codec import load_codec
-    from ira.config import load_config
+    from ira.config_file import load_config
     from ira.training.builders import Run, open_shards
 
     (tmp_path / "run").mkdir()
@@ -320,6 +322,7 @@ def test_speak_refuses_what_it_cannot_say_or_write(tmp_path: Path, model: tuple[
     assert "seed" in refused("speak", "hi", "--out", out, "--seed", -1, *model)
     assert "either" in refused("speak", "hi", "--batch", "rows.jsonl", *model)
     assert "either" in refused("speak", *model)
+    assert "has learned de, en" in refused("speak", "hi", "--out", out, "--language", "nl", *model)
     assert "model.json" in refused("speak", "hi", "--out", out, "--model", tmp_path)
     assert "device 'moon'" in refused("speak", "hi", "--out", out, "--model", model[1], "--device", "moon")
     assert not out.exists()
@@ -330,10 +333,30 @@ def test_speech_that_did_not_end_is_written_with_a_warning(
 ):
     from ira.inference import pipeline as module
 
-    real = module.say
-    monkeypatch.setattr(module, "say", lambda *given: [type(s)(s.codes, False, 2) for s in real(*given)])
+    real, fault = module.say, Fault("endless", "did not end within 1.0 s")
+    monkeypatch.setattr(module, "say", lambda *given: [replace(s, faults=[fault]) for s in real(*given)])
     result = well("speak", "hello", "--out", tmp_path / "a.wav", *model)
     assert "did not end" in result.stderr and (tmp_path / "a.wav").is_file()
+
+
+def test_a_report_is_written_beside_the_speech_and_has_to_be_a_page(tmp_path: Path, model: tuple[str, ...]):
+    page, out = tmp_path / "new" / "a.html", tmp_path / "a.wav"
+    assert well("speak", "hello", "--out", out, "--report", page, *model).stdout == f"{out}\n"
+    assert "hello" in page.read_text(encoding="utf-8")
+    assert "FILE.html" in refused("speak", "hello", "--out", tmp_path / "b.wav", "--report", tmp_path / "a.pdf", *model)
+    rows = jsonl(tmp_path / "rows.jsonl", {"id": "a", "text": "hello", "voice": "a man:1+a woman:2"})
+    well("speak", "--batch", rows, "--out", tmp_path, "--report", page, *model)
+    assert "a man:" in page.read_text(encoding="utf-8")
+
+
+def test_a_mixed_voice_speaks_and_is_kept(recording: Path, tmp_path: Path, model: tuple[str, ...]):
+    spec = f"{recording}:0.7+a calm woman:0.3"
+    kept = tmp_path / "mix.voice"
+    assert "--consent" in well("voice", spec, "--save", kept, *model).stderr
+    for name, voice in {"kept": kept, "spec": spec}.items():
+        well("speak", "hello", "--voice", voice, "--out", tmp_path / f"{name}.wav", *model)
+    assert (tmp_path / "kept.wav").read_bytes() == (tmp_path / "spec.wav").read_bytes()
+    assert "above 0" in refused("speak", "hi", "--voice", "a man:0+a woman:1", *model)
 
 
 def test_a_batch_is_spoken_row_by_row_and_ends_with_one_where_a_row_failed(tmp_path: Path, model: tuple[str, ...]):

@@ -31,5 +31,8 @@ class LoudnessCodec:
     def decode(self, codes: Tensor, frames: Tensor | None = None) -> Tensor:
         raise NotImplementedError("nothing here listens")
 
+    def code_vectors(self) -> list[torch.Tensor]:
+        return [torch.eye(self.codebook_size) for _ in range(self.codebooks)]
+
     def fingerprint(self) -> str:
         return self.name

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ira.data.batches import SamplerState, batches, collate, plan_epoch, spread
+from ira.config import WHOLE_FRAMES
+from ira.data.batches import WHOLE_TOKENS, SamplerState, batches, collate, plan_epoch, spread
+from ira.data.pronunciation import SpeechTokenizer
 from ira.data.shards import Example
-from ira.data.text import CharTokenizer
 from ira.errors import InputError
 
 
@@ -77,20 +78,46 @@ def test_nothing_to_sample_from_is_refused():
         plan_epoch([5, 0], 100, 0, 0)
 
 
+def example(frames: int, text: str, language: str) -> Example:
+    return Example(torch.randint(1, 9, (2, frames)), frames, text, "", "", language, "", "", "")
+
+
 def test_collate_pads_with_zeros_and_keeps_every_value():
-    tokenizer = CharTokenizer()
-    examples = [
-        Example(torch.randint(1, 9, (2, frames)), frames, text, "", "", "en", "", "", "")
-        for frames, text in ((3, "hello"), (5, ""), (1, "a"))
-    ]
+    tokenizer = SpeechTokenizer()
+    examples = [example(3, "hello", "de"), example(5, "", "en"), example(1, "a cat", "en")]
     batch = collate(examples, tokenizer)
-    assert batch.codes.shape == (3, 2, 5) and batch.codes.dtype == torch.int64 and batch.text.shape == (3, 6)
-    assert batch.frames.tolist() == [3, 5, 1] and batch.text_lengths.tolist() == [6, 1, 2]
-    for i, example in enumerate(examples):
-        assert torch.equal(batch.codes[i, :, : example.frames], example.codes)
-        assert not batch.codes[i, :, example.frames :].any() and not batch.text[i, batch.text_lengths[i] :].any()
-        assert tokenizer.decode(batch.text[i].tolist()) == example.text
+    assert batch.codes.shape == (3, 2, WHOLE_FRAMES) and batch.codes.dtype == torch.int64
+    assert batch.text.shape == (3, WHOLE_TOKENS)
+    assert batch.frames.tolist() == [3, 5, 1] and batch.text_lengths.tolist() == [7, 2, 7]
+    for i, one in enumerate(examples):
+        assert torch.equal(batch.codes[i, :, : one.frames], one.codes)
+        assert not batch.codes[i, :, one.frames :].any() and not batch.text[i, batch.text_lengths[i] :].any()
+        ids = tokenizer.encode(one.text, one.language)
+        assert batch.text[i, : batch.text_lengths[i]].tolist() == ids
+    assert tokenizer.symbols(batch.text[2, :7].tolist()) == [" ", "AH0", " ", "K", "AE1", "T", ""]
     assert batch.examples == examples
+
+
+@pytest.mark.parametrize("frames, whole", [(1, 1), (WHOLE_FRAMES, 1), (WHOLE_FRAMES + 1, 2)])
+def test_collate_rounds_lengths_up_so_that_few_shapes_come(frames: int, whole: int):
+    batch = collate(
+        [example(frames, "a" * (WHOLE_TOKENS - 2 if whole == 1 else WHOLE_TOKENS), "de")], SpeechTokenizer()
+    )
+    assert batch.codes.shape[2] == whole * WHOLE_FRAMES and batch.text.shape[1] == whole * WHOLE_TOKENS
+
+
+def test_collate_leaves_some_words_of_a_text_letters_the_same_ones_every_time():
+    one = example(9, "the cat and the dog and the fox " * 30, "en")
+    batch = collate([one], SpeechTokenizer(), spelled=0.05)
+    symbols = SpeechTokenizer().symbols(batch.text[0].tolist())
+    share = sum(symbol.islower() for symbol in symbols) / sum(map(str.isalpha, one.text))
+    assert 0.01 < share < 0.12
+    assert torch.equal(collate([one, example(3, "a", "en")], SpeechTokenizer(), spelled=0.05).text[0], batch.text[0])
+
+
+def test_a_language_with_its_region_or_none_is_read_as_the_language_or_english():
+    batch = collate([example(3, "cat", ""), example(3, "cat", "EN-gb"), example(3, "cat", "en")], SpeechTokenizer())
+    assert torch.equal(batch.text[0], batch.text[2]) and torch.equal(batch.text[1], batch.text[2])
 
 
 def test_what_is_judged_is_spread_over_the_whole_held_out_set():

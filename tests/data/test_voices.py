@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ira.data.shards import Example
-from ira.data.voices import attributes, captions, tag_overlap
+from ira.data.voices import alternatives, attributes, captions, tag_overlap, with_measures
 
 
 def voice(description: str = "", emotion: str = "", language: str = "en", **extra) -> Example:
@@ -16,7 +16,7 @@ def voice(description: str = "", emotion: str = "", language: str = "en", **extr
 
 
 def test_known_and_measured_attributes_become_captions_after_the_own_description():
-    made = captions(voice("My uncle.", gender="male", f0_median_hz=100.0, words_per_second=2.0))
+    made = captions(voice("My uncle.", gender="male", f0_median_hz=105.0, words_per_second=2.0))
     assert made[0] == "My uncle."
     assert "a man with a low voice speaking slowly" in made and "a deep male voice" in made
     young = captions(voice(gender="female", age="24", f0_median_hz=230, words_per_second=4.5))
@@ -27,14 +27,17 @@ def test_known_and_measured_attributes_become_captions_after_the_own_description
 @pytest.mark.parametrize(
     ("gender", "age", "hz", "pitch"),
     [
+        ("male", 30, 90, "very low"),
         ("male", 30, 100, "low"),
         ("male", 30, 135, "medium"),
-        ("male", 30, 180, "high"),
+        ("male", 30, 170, "high"),
+        ("male", 30, 180, "very high"),
+        ("female", 30, 140, "very low"),
         ("female", 30, 150, "low"),
         ("female", 30, 180, "medium"),
         ("female", 30, 240, "high"),
-        ("male", 7, 180, "low"),
-        ("female", 7, 300, "high"),
+        ("male", 7, 180, "very low"),
+        ("female", 7, 300, "very high"),
         (None, None, 165, "medium"),
     ],
 )
@@ -93,12 +96,41 @@ def test_overlap_is_one_for_equal_tags_zero_for_different_ones_and_symmetric():
     for a, b in itertools.product(tags, tags):
         assert 0 <= tag_overlap(a, b) <= 1 and tag_overlap(a, b) == tag_overlap(b, a)
         assert (tag_overlap(a, b) == 1) == (a == b)
-    assert tag_overlap({"gender": "male", "pitch": "low"}, {"gender": "female", "pitch": "high"}) == 0
+    assert tag_overlap({"gender": "male", "pitch": "very low"}, {"gender": "female", "pitch": "very high"}) == 0
     assert tag_overlap({}, {}) == 0 == tag_overlap({}, tags[0])
 
 
 def test_overlap_by_hand():
     low, medium = {"gender": "male", "pitch": "low"}, {"gender": "male", "pitch": "medium"}
-    assert tag_overlap(low, medium) == 0.75
+    assert tag_overlap(low, medium) == 0.875
     assert tag_overlap(low, {"gender": "male"}) == 0.5
     assert tag_overlap(low, {**low, "language": "English", "pace": "fast"}) == 0.5
+
+
+def test_noise_and_room_are_told_in_simple_words():
+    made = captions(voice(gender="male", f0_median_hz=130, snr_db=15.0, reverberation_seconds=0.6))
+    assert "a noisy recording of a man" in made and "a man in a room with an echo" in made
+    assert made[-1].endswith("The recording is noisy and made in a room with an echo.")
+    assert attributes(voice(snr_db=50.0, reverberation_seconds=0.1)) == {
+        "language": "English",
+        "noise": "clean",
+        "reverberation": "dry",
+    }
+
+
+def test_alternatives_differ_in_one_thing_and_say_which_is_right():
+    scales = alternatives(attributes(voice(gender="female", age=30, f0_median_hz=230, words_per_second=2.0)))
+    assert scales["gender"] == (["a man", "a woman"], 1)
+    options, right = scales["pitch"]
+    assert options[right] == "a woman with a high voice" and options[0] == "a woman with a very low voice"
+    assert scales["pace"][1] == 0 and "noise" not in scales
+    child = alternatives(attributes(voice(gender="male", age=8, f0_median_hz=230)))
+    assert child["gender"][0] == ["a boy", "a girl"] and child["pitch"][0][2] == "a boy with a medium voice"
+    assert alternatives({}) == {}
+
+
+def test_the_manifest_has_the_last_word_over_what_was_measured():
+    measures = {"f0_median_hz": 100.0, "active_seconds": 2.0, "syllables_per_second": 9.0}
+    both = with_measures({"f0_median_hz": 200.0, "age": None}, measures, "one two three four five six")
+    assert both["f0_median_hz"] == 200.0 and both["words_per_second"] == 3.0
+    assert attributes(voice(**with_measures({}, measures, "")))["pace"] == "fast"

@@ -22,10 +22,23 @@ def test_texts_are_compared_by_their_letters():
 
 
 def test_character_errors_are_counted_over_all_texts():
-    assert metrics.cer(["abcd", "ef"], ["abxd", "ef"]) == pytest.approx(1 / 6)
-    assert metrics.cer(["Abcd!"], ["abcd"]) == 0
-    assert metrics.cer(["abcd", "..."], ["", "noise"]) == 1
-    assert metrics.cer(["?"], ["a"]) is None
+    assert metrics.error_share(["abcd", "ef"], ["abxd", "ef"]) == pytest.approx(1 / 6)
+    assert metrics.error_share(["Abcd!"], ["abcd"]) == 0
+    assert metrics.error_share(["abcd", "..."], ["", "noise"]) == 1
+    assert metrics.error_share(["?"], ["a"]) is None
+    assert metrics.character_errors("ab", "abcd") == metrics.character_errors("abcd", "ab") == 2
+
+
+def test_the_interval_of_a_difference_holds_it_and_is_wide_where_texts_differ():
+    characters = [10] * 40
+    assert metrics.difference_interval([3] * 40, [1] * 40, characters) == pytest.approx((0.2, 0.2))
+    interval = metrics.difference_interval([4, 0] * 20, [0] * 40, characters)
+    assert interval is not None and 0.1 < interval[0] < 0.2 < interval[1] < 0.3
+    assert metrics.difference_interval([], [], []) is None
+
+
+def test_weights_are_heard_in_a_mean():
+    assert metrics.weighted_mean([1.0, 0.0], [1, 3]) == 0.25 and metrics.weighted_mean([], []) is None
 
 
 def test_word_errors_stop_at_one():
@@ -76,4 +89,4 @@ def test_silence_has_no_pesq():
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(InputError, match=r"jiwer is not installed.*pip install -e '\.\[eval\]'"):
-        metrics.cer(["a"], ["a"])
+        metrics.error_share(["a"], ["a"])

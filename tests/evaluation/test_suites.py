@@ -37,9 +37,13 @@ def ira_eval(*args: object) -> Result:
 
 
 WANTED = {
-    "codec": {"pesq@1.5", "stoi@3", "mel@0.75", "pesq_clips@1.5"},
-    "voice": {"recall@1", "recall@10", "chance@1", "gender_accuracy", "speaker_auc", "speaker_eer"},
-    "speak": {"cer_recording", "cer_codec", "cer_spoken", "runaway", "length_ratio", "similarity_spoken"},
+    "codec": {"pesq@1.5", "stoi@3", "mel@0.75", "pesq_clips@1.5", "stoi_published_encodec@3", "perplexity@book4"},
+    "voice": {"recall@10", "full_recall@10", "gender_accuracy", "pitch_within_one", "matching_cosine", "speaker_eer"},
+    "speak": {
+        *(f"{measure}_{sound}" for measure in ("cer", "similarity") for sound in ("recording", "codec", "spoken")),
+        *("cer_added_points", "cer_added_low", "cer_added_high", "runaway", "empty", "faulty", "length_ratio"),
+    },
+    "control": {f"{kind}{more}" for kind in ("gender", "pitch", "pace") for more in ("", "_clips", "_chance", "_man")},
     "listen": {
         *(f"{measure}_{row}" for measure in ("wer", "logprob") for row in ("text", "audio", "none", "shuffled")),
         "gap_closed",
@@ -49,18 +53,21 @@ WANTED = {
 
 @pytest.fixture(scope="module")
 def everything(manifest: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """The JSON of `ira eval all`, with what stood on stdout."""
-    out = tmp_path_factory.mktemp("figures") / "all.json"
-    result = ira_eval("all", manifest, "--model", tiny_model_folder, "--device", "cpu", "--json", out)
+    """The JSON of `ira eval all`, with what stood on stdout and the lines of the sentences."""
+    folder = tmp_path_factory.mktemp("figures")
+    files = ["--json", folder / "all.json", "--sentences", folder / "all.jsonl", "--keep", folder / "spoken"]
+    result = ira_eval("all", manifest, "--model", tiny_model_folder, "--device", "cpu", *files)
     assert result.exit_code == 0, result.stderr or result.exception
-    return {**json.loads(out.read_text()), "stdout": result.stdout}
+    sentences = [json.loads(line) for line in (folder / "all.jsonl").read_text("utf-8").splitlines()]
+    return {**json.loads((folder / "all.json").read_text()), "stdout": result.stdout, "sentences": sentences}
 
 
 @pytest.mark.parametrize("suite", WANTED)
 def test_every_suite_measures_what_it_promises_and_counts_what_it_left_out(suite: str, everything: dict):
     figures = {k.partition("/")[2]: v for k, v in everything["metrics"].items() if k.startswith(f"{suite}/")}
     assert WANTED[suite] <= set(figures)
-    assert (figures["clips"], figures["refused"], figures["unsuited"]) == (4, 2, 0)
+    unread = suite == "control"  # which needs no recording, so that a broken one is no hindrance
+    assert (figures["clips"], figures["refused"], figures["unsuited"]) == ((5, 1, 0) if unread else (4, 2, 0))
     for name, value in figures.items():
         assert value is None or value == value, name
 
@@ -78,6 +85,20 @@ def test_figures_of_known_data(everything: dict):
     assert figures["speak/similarity_recording"] == 1.0
     assert figures["speak/cer_recording"] == pytest.approx(13 / 15)  # "three" for one, two, three, four
     assert figures["listen/logprob_text"] < 0
+
+
+def test_each_sentence_is_told_with_its_sound(everything: dict):
+    spoken = [sentence for sentence in everything["sentences"] if sentence["suite"] == "speak"]
+    assert [(one["row"], one["voice"], one["text"]) for one in spoken] == [
+        (0, "a", "one"),
+        (1, "a", "two"),
+        (2, "b", "three"),
+        (3, "b", "four"),
+    ]
+    assert spoken[2]["heard_recording"] == "three" and spoken[2]["cer_recording"] == 0.0
+    assert all(Path(one["wav"]).is_file() for one in spoken if one["seconds"])
+    described = [one["description"] for one in everything["sentences"] if one["suite"] == "control"]
+    assert len(described) == 5 * 10 and described[1] == "a man with a low voice"
 
 
 def test_one_suite_gives_the_same_figures_again(manifest: Path, tiny_model_folder: Path, everything: dict):

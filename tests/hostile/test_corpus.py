@@ -11,7 +11,7 @@ import pytest
 
 from ira.audio.waveform import load_audio
 from ira.checkpoint import load_model
-from ira.config import load_config
+from ira.config_file import load_config
 from ira.data.manifest import read_manifest
 from ira.data.validate import validate
 from ira.errors import InputError

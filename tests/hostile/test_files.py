@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from ira.checkpoint import load_model, read_card
-from ira.config import Config, load_config
+from ira.config import Config
+from ira.config_file import load_config
 from ira.errors import InputError
 from ira.inference.rows import read_listen_rows, read_speak_rows
 from ira.inference.voice_file import load_voice

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ira.data.text import ALPHABET, CharTokenizer, normalize
 from ira.errors import LONGEST, InputError, one_line
-from ira.inference.speaking import LONGEST_PIECE, cut_text
+from ira.inference.sentences import LONGEST_PIECE, cut_text
 from ira.reading import parse_json, parse_yaml
 
 steady = settings(derandomize=True, database=None, deadline=None, max_examples=150)
@@ -46,7 +46,7 @@ values = st.recursive(
 def test_any_text_is_speakable_or_refused_in_one_line(text: str, language: str):
     kept = normalize(text, language, strict=False)
     assert set(kept) <= set(ALPHABET) and CharTokenizer().encode(kept)
-    assert all(len(piece) <= LONGEST_PIECE for piece in cut_text(kept))
+    assert all(len(cut.text) <= LONGEST_PIECE for cut in cut_text(kept, language))
     try:
         assert set(normalize(text, language)) <= set(ALPHABET)
     except InputError as error:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from ira.audio.waveform import load_audio, save_audio
 from ira.inference.batch import listen_rows, speak_rows
+from ira.inference.faults import Fault
 from ira.inference.pipeline import Pipeline
 
 
@@ -35,17 +37,34 @@ def test_every_good_row_is_spoken_as_alone_and_every_bad_one_is_named(pipeline: 
     assert torch.allclose(load_audio(tmp_path / "out" / "deep" / "r7.wav"), alone.clamp(-1, 1), atol=1e-4)
 
 
-def test_speech_that_was_cut_off_is_written_and_said(
+def test_speech_with_a_fault_is_written_and_the_fault_told(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from ira.inference import pipeline as module
 
-    real = module.say
-    monkeypatch.setattr(module, "say", lambda *given: [type(s)(s.codes, False, 2) for s in real(*given)])
+    real, fault = module.say, Fault("endless", "did not end within 1.0 s")
+    monkeypatch.setattr(module, "say", lambda *given: [replace(s, faults=[fault]) for s in real(*given)])
     rows = write(tmp_path / "rows.jsonl", [{"id": "a", "text": "hello"}])
     (done,) = speak_rows(pipeline, rows, tmp_path)
     assert done.file == tmp_path / "a.wav" and (tmp_path / "a.wav").is_file()
     assert not done.failed and "did not end" in done.message
+
+
+def test_a_report_has_a_section_for_every_row_and_its_reason_where_there_is_no_speech(
+    pipeline: Pipeline, tmp_path: Path
+):
+    rows = [
+        {"id": "one", "text": "hello"},
+        {"id": "two", "text": "\u8bed"},
+        {"id": "three", "text": "bye", "seed": "x"},
+    ]
+    done = list(
+        speak_rows(pipeline, write(tmp_path / "rows.jsonl", rows), tmp_path, report=tmp_path / "new" / "page.html")
+    )
+    page = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    assert [row.failed for row in done] == [False, True, True]
+    assert page.count("<section>") == 3 and page.count("<audio") == 1
+    assert "cannot be spoken" in page and "whole number is wanted" in page
 
 
 def test_answers_are_written_in_order_and_bad_rows_left_out_and_named(pipeline: Pipeline, tmp_path: Path):

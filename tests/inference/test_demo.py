@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from ira.audio.waveform import load_audio
 from ira.inference import demo
 from ira.inference.pipeline import ListenRow, Pipeline
+from ira.inference.spoken import Spoken
 
 
 def test_the_demo_leaves_speech_a_reply_and_its_picture(
@@ -31,22 +31,13 @@ def test_the_demo_leaves_speech_a_reply_and_its_picture(
         assert "wind" not in (row.prompt or "") and "france" not in (row.prompt or "")
 
 
-def test_the_beginning_of_a_text_ends_with_a_whole_word():
-    assert demo.beginning("one two three", 20) == "one two three"
-    assert demo.beginning("one two three", 7) == "one two"
-    assert demo.beginning("one two three", 9) == "one two"
-    assert demo.beginning("abcdefgh", 3) == "abc"
-
-
-def test_a_reply_that_was_cut_off_and_an_answer_without_words_are_reported(
+def test_a_reply_with_a_fault_and_an_answer_without_words_are_reported(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pipeline = Pipeline.from_folder(tiny_model_folder, "cpu")
     monkeypatch.setattr(Pipeline, "listen_batch", lambda self, rows, n: ["...", "?!"])
-    real = Pipeline.speak
-    cut = lambda self, *given: dataclasses.replace(real(self, *given), finished=False)  # noqa: E731
-    monkeypatch.setattr(Pipeline, "speak", cut)
+    monkeypatch.setattr(Spoken, "remark", "after 3 attempts it is silent for 2.0 s")
     made = demo.run_demo(pipeline, tmp_path, lambda step: None)
     line = made.files[tmp_path / "reply.wav"]
     assert made.answer == "?!" and "no words to speak" in line and "i have no words for that." in line
-    assert "cut off after" in line
+    assert line.endswith("after 3 attempts it is silent for 2.0 s")

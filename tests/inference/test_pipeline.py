@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from ira.audio.waveform import load_audio, save_audio
 from ira.errors import InputError
+from ira.inference.faults import Fault
+from ira.inference.loudness import speech_level
 from ira.inference.pipeline import (
     ListenRow,
     Pipeline,
@@ -15,10 +18,12 @@ from ira.inference.pipeline import (
     create_pipeline_from_checkpoints,
     place_audio,
 )
+from ira.inference.sentences import PARAGRAPH_PAUSE, SENTENCE_PAUSE
+from ira.inference.speaking import PIECE_STEP, Piece, SaidPiece
 from ira.inference.voice_file import Voice, save_voice
 from ira.models.audio_llm import AUDIO
 
-LONG = "this is the first sentence of a text. " * 12
+LONG = "this is the first sentence of a text. " * 4
 
 
 def tone(seconds: float = 1.5, hertz: float = 150.0, seed: int = 0) -> torch.Tensor:
@@ -65,9 +70,25 @@ def test_text_and_voice_are_both_heard_in_what_is_said(pipeline: Pipeline, recor
 
 def test_long_text_is_spoken_in_pieces_with_pauses_between_them(pipeline: Pipeline):
     spoken = pipeline.speak(LONG)
-    pauses = spoken.waveform.shape[-1] - spoken.codes.shape[-1] * 320
-    assert pauses == 2 * int(0.2 * 24_000)  # 455 characters are three pieces
-    assert spoken.text == LONG.strip()
+    assert spoken.text == LONG.strip() and len(spoken.pieces) == len(spoken.starts) == 2  # two sentences each
+    assert all(torch.equal(piece.voice, pipeline.voice_of(None).embedding) for piece, _ in spoken.pieces)
+    said = [one for _, one in spoken.pieces]
+    assert torch.equal(torch.cat([one.codes for one in said], dim=-1), spoken.codes)
+    ends = [start + one.waveform.shape[-1] / 24_000 for start, one in zip(spoken.starts, said, strict=True)]
+    pauses = [start - end for start, end in zip(spoken.starts[1:], ends, strict=False)]
+    assert all(SENTENCE_PAUSE - 0.2 < pause < SENTENCE_PAUSE + 0.1 for pause in pauses)
+    assert spoken.seconds == pytest.approx(ends[-1])
+
+
+def test_a_piece_knows_its_path_through_the_text_its_entropy_and_its_time(pipeline: Pipeline):
+    spoken = pipeline.speak("Good day!")
+    ((piece, said),) = spoken.pieces
+    frames = spoken.codes.shape[-1]
+    assert said.path.shape == said.entropy.shape == (frames,)
+    assert bool((said.path.diff() >= 0).all()) and int(said.path[0]) == 0 and said.symbols[1] == "G"
+    assert 0 < float(said.entropy.mean()) <= 4.18  # ln 65
+    assert piece.text == "good day!" and list(spoken.took) == ["text", "voice", "decoding", "sound"]
+    assert all(seconds > 0 for seconds in spoken.took.values())
 
 
 def test_a_batch_gives_the_speech_of_single_calls_and_errors_in_their_own_place(pipeline: Pipeline):
@@ -92,18 +113,76 @@ def test_progress_counts_frames(pipeline: Pipeline):
     assert seen == sorted(seen) and seen[-1] >= spoken.codes.shape[-1]
 
 
-def test_speech_that_no_seed_ends_says_so(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("language", ["nl", "", "english", "\n"])
+def test_a_language_that_the_model_never_saw_is_refused_with_those_it_has(pipeline: Pipeline, language: str):
+    with pytest.raises(InputError, match="has learned de, en") as caught:
+        pipeline.speak("hello", language=language)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_language_is_heard_in_what_is_said(pipeline: Pipeline):
+    english, german, austrian = (pipeline.speak("am 3. mai", language=name) for name in ("en", "de", "de-AT"))
+    assert not torch.equal(english.codes, german.codes) and torch.equal(german.codes, austrian.codes)
+    assert "three" in english.text and "drei" in german.text
+
+
+def test_what_is_wrong_after_the_last_attempt_is_told_in_one_line(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch):
     from ira.inference import pipeline as module
 
+    def worse(*given):
+        cut = Fault("endless", "did not end within 1.0 s")
+        return [replace(one, finished=False, attempts=3, faults=[cut]) for one in real(*given)]
+
     real = module.say
-    monkeypatch.setattr(
-        module,
-        "say",
-        lambda *given: [type(s)(s.codes, False, 2) for s in real(*given)],  # what two failures leave
-    )
+    assert pipeline.speak("hello").remark == "" and pipeline.speak("hello").faults == []
+    monkeypatch.setattr(module, "say", worse)
     spoken = pipeline.speak("hello")
-    assert not spoken.finished and "did not end" in spoken.cut_off
-    assert pipeline.speak("hello").waveform.shape[-1] > 0
+    assert not spoken.finished
+    assert spoken.remark == "after 3 attempts it did not end within 1.0 s; try another seed"
+    long = pipeline.speak(LONG + LONG)
+    assert long.faults[1] == "piece 2 of 4 ('this is the first') did not end within 1.0 s"
+    assert "piece 3 of 4" in long.remark and "piece 4 of 4" not in long.remark and "and 1 more;" in long.remark
+
+
+def test_a_thousand_words_are_spoken_to_their_end_at_one_loudness_in_one_voice(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+):
+    from ira.inference import speaking
+
+    asked: list[Piece] = []
+
+    def drifting(model: object, pieces: list[Piece], *rest: object) -> list[SaidPiece]:
+        """What each piece's seed says is how many pieces stand before it: each is 0.1 dB quieter than the last."""
+        asked.extend(pieces)
+        frames = [int(75 * (0.3 + len(piece.text) / 15)) for piece in pieces]
+        place = [piece.seed // PIECE_STEP for piece in pieces]
+        return [SaidPiece(torch.full((2, n), at), True) for n, at in zip(frames, place, strict=True)]
+
+    def decode(codes: torch.Tensor, frames: None = None) -> torch.Tensor:
+        noise = torch.randn(1, 1, codes.shape[-1] * 320, generator=torch.Generator().manual_seed(1))
+        return 0.1 * noise * 10 ** (-int(codes[0, 0, 0]) * 0.1 / 20)
+
+    monkeypatch.setattr(speaking, "_decode", drifting)
+    monkeypatch.setattr(speaking, "find_faults", lambda *given: [])
+    monkeypatch.setattr(pipeline.parts.codec, "decode", decode)
+    words = " ".join(
+        f"The {name} sentence of this very long story is told, and all of it is heard." for name in "abcdefg"
+    )
+    text = "\n\n".join([words] * 9)
+    assert len(text.split()) > 1_000
+    spoken = pipeline.speak(text)
+    assert len(asked) == len(spoken.pieces) == 63 and "".join(spoken.text.split()) == "".join(text.lower().split())
+    voice = pipeline.voice_of(None).embedding
+    assert all(torch.equal(piece.voice, voice) for piece in asked)
+    spans = [
+        (int(start * 24_000), int(start * 24_000) + said.waveform.shape[-1])
+        for start, (_, said) in zip(spoken.starts, spoken.pieces, strict=True)
+    ]
+    levels = [speech_level(spoken.waveform[:, first:end], 24_000) for first, end in spans]
+    assert max(levels) - min(levels) < 1.0  # it was 6.2 dB before
+    gaps = [(after[0] - before[1]) / 24_000 for before, after in zip(spans, spans[1:], strict=False)]
+    assert gaps[6] == pytest.approx(PARAGRAPH_PAUSE, abs=0.02) and gaps[5] == pytest.approx(SENTENCE_PAUSE, abs=0.02)
+    assert spans[-1][1] == spoken.waveform.shape[-1]
 
 
 # -- voices ------------------------------------------------------------------------------------------------------
@@ -154,6 +233,40 @@ def test_a_recording_too_short_or_silent_for_a_voice_is_refused(pipeline: Pipeli
     for name in ("short.wav", "silent.wav"):
         with pytest.raises(InputError, match="too short or silent"):
             pipeline.voice_of(tmp_path / name)
+
+
+def test_a_mix_of_a_recording_words_and_a_saved_voice_speaks(pipeline: Pipeline, recording: Path, tmp_path: Path):
+    save_voice(tmp_path / "calm.voice", pipeline.voice_of("a calm woman"), "")
+    spec = f"{recording}:0.5+{tmp_path}/calm.voice:0.3+a man:0.2"
+    mixed, parts = pipeline.voice_of(spec), [pipeline.voice_of(one) for one in (recording, "a calm woman", "a man")]
+    mean = torch.stack([share * one.embedding for share, one in zip((0.5, 0.3, 0.2), parts, strict=True)]).sum(0)
+    assert torch.allclose(mixed.embedding, mean / mean.norm(), atol=1e-6)
+    save_voice(tmp_path / "mix.voice", mixed, "")
+    said = [pipeline.speak("hello", voice) for voice in (spec, tmp_path / "mix.voice", "a man")]
+    assert torch.equal(said[0].codes, said[1].codes) and not torch.equal(said[0].codes, said[2].codes)
+    with pytest.raises(InputError, match="absent.voice"):
+        pipeline.speak("hello", "absent.voice:0.5+a man:0.5")
+
+
+def test_a_batch_embeds_a_recording_once_under_all_its_names(
+    fresh: Pipeline, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from ira.inference import voices
+
+    copy, seen = Path(shutil.copy(recording, tmp_path / "copy.wav")), []
+    real = voices.embed_recording
+    monkeypatch.setattr(voices, "embed_recording", lambda *given: seen.append(1) or real(*given))
+    rows = [
+        SpeakRow("a", str(recording)),
+        SpeakRow("b", recording),
+        SpeakRow("a", str(copy)),
+        SpeakRow("a", f"{copy}:1+a man:1"),
+    ]
+    spoken = fresh.speak_batch(rows)
+    assert seen == [1] and torch.equal(spoken[0].codes, spoken[2].codes)  # type: ignore[union-attr]
+    save_audio(copy, tone(hertz=400))
+    fresh.speak_batch(rows[2:3])
+    assert seen == [1, 1]
 
 
 def test_a_voice_of_another_size_is_refused(pipeline: Pipeline):

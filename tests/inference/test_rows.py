@@ -7,6 +7,7 @@ import pytest
 from ira.errors import InputError
 from ira.inference.pipeline import ListenRow, SpeakRow
 from ira.inference.rows import read_listen_rows, read_speak_rows
+from ira.inference.voices import parse_mix
 
 
 def write(tmp_path: Path, *lines: str) -> Path:
@@ -18,6 +19,19 @@ def write(tmp_path: Path, *lines: str) -> Path:
 def test_rows_come_in_order_with_their_ids_and_defaults(tmp_path: Path):
     path = write(tmp_path, '{"id": "a", "text": "hi"}', "", '{"id": 7, "text": "ho", "voice": "a man", "seed": 3}')
     assert read_speak_rows(path) == [("a", SpeakRow("hi")), ("7", SpeakRow("ho", "a man", 3))]
+
+
+def test_the_parts_of_a_mixed_voice_are_looked_for_beside_the_rows_too(tmp_path: Path):
+    (tmp_path / "a.voice").touch()
+    path = write(
+        tmp_path,
+        '{"id": "a", "text": "hi", "voice": "a.voice:3+b.voice:1", "language": "de"}',
+        '{"id": "b", "text": "hi", "voice": "a.voice:0.5"}',
+    )
+    (_, mixed), (_, lone) = read_speak_rows(path)
+    assert isinstance(mixed, SpeakRow) and isinstance(mixed.voice, str) and mixed.language == "de"
+    assert parse_mix(mixed.voice) == [(str(tmp_path / "a.voice"), 0.75), ("b.voice", 0.25)]
+    assert isinstance(lone, InputError) and "A:0.7+B:0.3" in str(lone)
 
 
 def test_audio_is_a_path_a_list_or_null(tmp_path: Path):

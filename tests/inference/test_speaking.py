@@ -1,97 +1,109 @@
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from ira.checkpoint import load_model
-from ira.data.text import normalize
 from ira.inference import speaking
-from ira.inference.speaking import LONGEST_PIECE, SEEDS, Piece, cpu_threads, cut_text, say
-from ira.models.decode import frame_bound
-from ira.models.speech_lm import SpeechLM
+from ira.inference.faults import Fault
+from ira.inference.speaking import ATTEMPTS, SEEDS, SPOKEN_TOGETHER, Piece, SaidPiece, cpu_threads, say
+from ira.models.decode import Sampling
 
 VOICE = torch.nn.functional.normalize(torch.arange(16.0), dim=0)
+MODEL: Any = torch.nn.Linear(1, 1)  # is asked for nothing but its device
 
 
-@pytest.fixture(scope="module")
-def speech_lm(tiny_model_folder: Path) -> SpeechLM:
-    return load_model(SpeechLM, tiny_model_folder, "speech_lm")
+class NoiseCodec:
+    """75 frames a second; a frame of codes is 320 samples of noise, or of nothing where its first code is 0."""
+
+    sample_rate, frame_rate, hop, codebooks, codebook_size = 24_000, 75.0, 320, 2, 1024
+
+    def decode(self, codes: Tensor, frames: Tensor | None = None) -> Tensor:
+        noise = 0.1 * torch.randn(1, 1, codes.shape[-1] * 320, generator=torch.Generator().manual_seed(0))
+        return noise * (codes[:, :1].repeat_interleave(320, dim=-1) > 0)
 
 
-def piece(text: str = "good day", seed: int = 0) -> Piece:
+CODEC: Any = NoiseCodec()
+
+
+@dataclass
+class Script:
+    """Stands for the model: what it says for a seed, and the seeds of every batch that it was asked for."""
+
+    said: dict[int, SaidPiece]
+    batches: list[list[int]]
+
+    def __call__(self, model: Any, pieces: Sequence[Piece], *rest: Any) -> list[SaidPiece]:
+        self.batches.append([piece.seed for piece in pieces])
+        return [self.said.get(piece.seed, said(seed=piece.seed)) for piece in pieces]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    made = Script({}, [])
+    monkeypatch.setattr(speaking, "_decode", made)
+    return made
+
+
+def said(seconds: float = 1.0, finished: bool = True, seed: int = 0, silent: float = 0.0) -> SaidPiece:
+    codes = torch.randint(1, 1024, (2, int(seconds * 75)), generator=torch.Generator().manual_seed(seed % SEEDS))
+    codes[:, 20 : 20 + int(silent * 75)] = 0
+    return SaidPiece(codes, finished)
+
+
+def piece(seed: int, text: str = "good day to you") -> Piece:
     return Piece(text, VOICE, seed)
 
 
-def test_short_text_is_one_piece_as_it_stands():
-    assert cut_text("hello there. how are you?") == ["hello there. how are you?"]
+def kinds(one: SaidPiece) -> list[str]:
+    return [fault.kind for fault in one.faults]
 
 
-def test_long_text_is_cut_at_sentence_ends_and_neighbours_are_joined_while_they_fit():
-    assert cut_text("aa bb. cc dd! ee ff? gg.", longest=14) == ["aa bb. cc dd!", "ee ff? gg."]
+def test_good_pieces_are_said_once_with_their_sound(script: Script):
+    one, two = say(MODEL, CODEC, [piece(1), piece(2)])
+    assert script.batches == [[1, 2]]
+    assert (one.attempts, one.faults, one.waveform.shape) == (1, [], (1, 24_000))
+    assert one.decoding > 0 and one.sounding > 0 and not torch.equal(one.codes, two.codes)
 
 
-def test_a_sentence_that_is_too_long_is_cut_at_commas_then_at_spaces_then_anywhere():
-    assert cut_text("one two, three four five six", longest=12) == ["one two,", "three four", "five six"]
-    assert cut_text("a" * 25, longest=10) == ["a" * 10, "a" * 10, "a" * 5]
+def test_only_what_has_a_fault_is_said_again_with_seeds_that_no_other_text_has(script: Script):
+    script.said = {7: said(finished=False), SEEDS + 6: said(1.5), 6: said(2.0, silent=1.2), 20: said(0.0)}
+    script.said |= {SEEDS + 7: said(finished=False), SEEDS + 20: said(0.0), 2 * SEEDS + 20: said(0.0)}
+    made = say(MODEL, CODEC, [piece(7), piece(6), piece(20), piece(3)])
+    assert script.batches == [[7, 6, 20, 3], [SEEDS + 7, SEEDS + 6, SEEDS + 20], [2 * SEEDS + 7, 2 * SEEDS + 20]]
+    assert [one.attempts for one in made] == [3, 2, 3, 1]
+    assert [kinds(one) for one in made] == [[], [], ["empty"], []]
+    assert made[1].codes.shape[-1] == 112
+    assert speaking.PIECE_STEP == ATTEMPTS * SEEDS
 
 
-@pytest.mark.parametrize("text", ["", "...", "?! - :", "'"])
-def test_text_without_a_letter_makes_no_piece(text: str):
-    assert cut_text(text) == []
+def test_where_every_attempt_fails_the_best_one_is_kept(script: Script):
+    script.said = {0: said(2.0, finished=False, silent=1.2), SEEDS: said(2.0, silent=1.2), 2 * SEEDS: said(0.0)}
+    (best,) = say(MODEL, CODEC, [piece(0)])
+    assert (kinds(best), best.finished, best.attempts) == (["silence"], True, ATTEMPTS)
+    script.said = {seed: said(1.0 + seed / SEEDS / 10, finished=False) for seed in (0, SEEDS, 2 * SEEDS)}
+    (first,) = say(MODEL, CODEC, [piece(0)])
+    assert first.codes.shape[-1] == 75 and kinds(first) == ["endless"]  # alike: the earliest
+    assert first.faults == [Fault("endless", "did not end within 1.0 s")]
 
 
-def test_no_word_is_lost_and_no_piece_is_longer_than_the_longest():
-    text = normalize("The 3 kings of Orient, tired; they came from afar! Why? " * 30 + "x" * 400 + ", well-known end")
-    pieces = cut_text(text)
-    assert max(map(len, pieces)) <= LONGEST_PIECE
-    assert "".join("".join(pieces).split()) == "".join(text.split())
+def test_greedy_decoding_is_not_repeated_as_it_would_say_the_same(script: Script):
+    script.said = {0: said(finished=False)}
+    (one,) = say(MODEL, CODEC, [piece(0)], Sampling(temperature=0))
+    assert script.batches == [[0]] and one.attempts == 1
 
 
-def test_a_piece_is_said_the_same_alone_and_among_others(speech_lm: SpeechLM):
-    pieces = [piece("good day", 1), piece("a much longer sentence than that", 2), piece("no", 3), piece("good day", 4)]
-    together = say(speech_lm, pieces, 75.0)
-    for one, among in zip(pieces, together, strict=True):
-        assert torch.equal(say(speech_lm, [one], 75.0)[0].codes, among.codes)
-    assert not torch.equal(together[0].codes, together[3].codes)
-
-
-def test_more_pieces_than_one_batch_holds_come_back_in_their_order(speech_lm: SpeechLM):
-    pieces = [piece("good day" if seed % 2 else "no", seed) for seed in range(11)]
-    together = say(speech_lm, pieces, 75.0)
-    assert [torch.equal(say(speech_lm, [pieces[i]], 75.0)[0].codes, together[i].codes) for i in (0, 5, 10)] == [
-        True
-    ] * 3
-
-
-def test_a_piece_that_does_not_end_is_tried_once_more_with_a_seed_of_its_own(
-    speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch
-):
-    real, seen = speaking.generate, []
-
-    def never_ends(model, told, untold, bound, seeds, *rest):
-        seen.append(list(seeds))
-        made = real(model, told, untold, bound, seeds, *rest)
-        made.finished[:] = torch.tensor([seed in (7, SEEDS + 6) for seed in seeds])
-        return made
-
-    monkeypatch.setattr(speaking, "generate", never_ends)
-    first, second, third = say(speech_lm, [piece("no", 7), piece("good day", 6), piece("good night", 20)], 75.0)
-    assert seen == [[7, 6, 20], [SEEDS + 6, SEEDS + 20]]
-    assert (first.finished, first.attempts) == (True, 1)
-    assert (second.finished, second.attempts) == (True, 2)
-    assert (third.finished, third.attempts) == (False, 2)  # bounded: no third attempt
-
-
-def test_speech_is_never_longer_than_its_text_allows(speech_lm: SpeechLM):
-    endless = SpeechLM.from_hparams(speech_lm.hparams()).eval()
-    endless.load_state_dict(speech_lm.state_dict())
-    heads = endless.heads.weight.data.unflatten(0, (endless.codebooks, -1))
-    with torch.no_grad():  # ends only by chance, about once in 65 steps; the bound of "no" is 112
-        heads.zero_()
-    for said in say(endless, [piece("no", seed) for seed in range(8)], 75.0):
-        assert said.codes.shape[-1] <= int(frame_bound(torch.tensor([3]), 75.0)[0])
+def test_long_texts_are_spoken_a_few_pieces_at_a_time_and_come_back_in_order(script: Script):
+    pieces = [piece(seed, "good day" if seed % 2 else "good night to you all") for seed in range(19)]
+    made = say(MODEL, CODEC, pieces)
+    assert [len(batch) for batch in script.batches] == [SPOKEN_TOGETHER, SPOKEN_TOGETHER, 3]
+    assert all(torch.equal(made[i].codes, said(seed=i).codes) for i in range(19))
+    assert script.batches[0] == list(range(1, 17, 2))  # of like length together
+    assert say(MODEL, CODEC, []) == []
 
 
 def test_thread_count_is_lowered_inside_and_restored_even_after_an_error():

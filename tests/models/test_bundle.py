@@ -45,7 +45,7 @@ CODES, FRAMES = torch.arange(40).reshape(1, 2, 20) % 16, torch.tensor([20])
 
 def make_speech_lm(layers: int = 4, width: int = 16) -> SpeechLM:
     config = SpeechConfig(layers=layers, width=width, heads=2, max_steps=64, text_layers=1)
-    return SpeechLM(config, codebooks=2, codebook_size=16, text_vocab=9, voice_dim=4).eval()
+    return SpeechLM(config, codebooks=2, codebook_size=16, text_vocab=9, voice_dim=4, languages=["en"]).eval()
 
 
 def make_adapter(source_layers: int = 2, source_width: int = 16) -> Adapter:

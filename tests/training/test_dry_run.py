@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from ira.audio.waveform import save_audio
 from ira.cli.app import app
-from ira.config import Config, check_config, load_config
+from ira.config import Config
+from ira.config_file import check_config, load_config
 from ira.training import dry_run
 from ira.training.estimate import expected_batch, stage_memory
 from ira.training.parts import build_parts
@@ -34,7 +35,7 @@ def test_the_full_scale_is_planned_without_its_llm_and_nothing_is_written(tmp_pa
     monkeypatch.setattr(dry_run, "matrix_rate", lambda device, dtype: 1e12)
     result = CliRunner().invoke(app, ["train", "--config", str(FULL), "--dry-run"])
     assert result.exit_code == 0, result.output
-    assert "llm       1711.4 M" in result.stdout and "154.4 M trained" in result.stdout
+    assert "llm       1711.4 M" in result.stdout and "155.1 M trained" in result.stdout
     assert "at least: operations by the matrix rate; " in result.stdout and "runs/full/speech" in result.stdout
     assert "SmolLM2-1.7B-Instruct is not on this machine; its shape is" in result.stderr
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,8 @@ from transformers import EncodecConfig, EncodecModel
 from ira.audio.codec import load_codec
 from ira.audio.encodec import EncodecCodec
 from ira.audio.waveform import save_audio
-from ira.config import CodecConfig, check_config
+from ira.config import CodecConfig
+from ira.config_file import check_config
 from ira.models.bundle import bundled_codec
 from ira.training.finetune import TrainableEncodec
 from ira.training.journey import train

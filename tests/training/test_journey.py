@@ -15,7 +15,8 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
 from ira.audio.waveform import SAMPLE_RATE, save_audio
 from ira.checkpoint import load_tensors, save_tensors, weights_hash
-from ira.config import STAGES, Config, check_config
+from ira.config import STAGES, Config
+from ira.config_file import check_config
 from ira.errors import InputError
 from ira.inference.pipeline import Pipeline
 from ira.models.bundle import LORA_KIND, bundled_audio_llm, bundled_codec, read_model_card

@@ -13,12 +13,10 @@ from torch.nn import functional as F
 from ira.training.losses import (
     MultiScaleMel,
     UncertaintyWeights,
+    advance_loss,
     codec_cross_entropy,
     cosine_gap,
-    diagonal_prior,
     distillation,
-    forward_sum,
-    guided_attention,
     masked_mean,
     soft_contrastive,
 )
@@ -86,52 +84,42 @@ def test_the_end_is_asked_of_book_0_alone_and_only_where_the_frames_end():
     assert float(late) == pytest.approx(5 * float(soon), rel=1e-4)  # one end step counts like five frames of book 0
 
 
-def brute_force(scores: Tensor, frames: int, length: int) -> float:
-    """Every path of blanks and labels that spells 1, 2, .. length, added up."""
-    log_probs = torch.cat([torch.full((len(scores), 1), -1.0), scores], 1).log_softmax(-1)
-    total = 0.0
-    for path in itertools.product(range(length + 1), repeat=frames):
-        spelt = [label for label, _ in itertools.groupby(path) if label]
-        if spelt == list(range(1, length + 1)):
-            total += math.exp(sum(float(log_probs[t, label]) for t, label in enumerate(path)))
-    return -math.log(total) / frames
+WALK = torch.tensor([[0, 0, 1, 2, 2], [0, 1, 0, 0, 0]])  # the second row has two frames
+MOVES = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 0, 0]])
 
 
-def test_forward_sum_is_the_sum_over_all_paths_and_the_mean_over_rows():
-    scores = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1))
-    scores[1, :, 2:] = -torch.inf
-    frames, lengths = torch.tensor([5, 4]), torch.tensor([3, 2])
-    by_hand = (brute_force(scores[0], 5, 3) + brute_force(scores[1], 4, 2)) / 2
-    assert float(forward_sum(scores, frames, lengths)) == pytest.approx(by_hand, rel=1e-5)
+def test_the_advance_is_asked_after_the_last_frame_of_every_token():
+    sure = 30.0 * (2 * MOVES - 1).float()
+    assert advance_loss(sure, WALK, torch.tensor([5, 2]), 3.0) < 1e-6
+    for shift in (-1, 1):
+        assert advance_loss(sure.roll(shift, 1), WALK, torch.tensor([5, 2]), 3.0) > 5
 
 
-def test_forward_sum_prefers_the_diagonal_to_standing_still_and_to_reading_backwards():
-    diagonal = 5 * torch.eye(6).repeat_interleave(2, 0)[None]
-    frames, lengths = torch.tensor([12]), torch.tensor([6])
-    still, backwards = torch.zeros(1, 12, 6), diagonal.flip(2)
-    still[..., 0] = 5
-    walked = forward_sum(diagonal, frames, lengths)
-    assert walked < 0.1
-    assert min(forward_sum(still, frames, lengths), forward_sum(backwards, frames, lengths)) > 10 * walked
+def test_the_advance_loss_by_hand_where_an_end_weighs_more():
+    logits = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    total, norm = 0.0, 0.0
+    for row, frames in enumerate((5, 2)):
+        for t in range(frames):
+            chance = 1 / (1 + math.exp(-float(logits[row, t])))
+            weight = 4.0 if t == frames - 1 else 1.0
+            total -= weight * math.log(chance if MOVES[row, t] else 1 - chance)
+            norm += weight
+    loss = advance_loss(logits, WALK, torch.tensor([5, 2]), 4.0)
+    assert float(loss) == pytest.approx(total / norm, rel=1e-5)
+    assert torch.equal(advance_loss(logits[:, :5], WALK, torch.tensor([5, 2]), 4.0), loss)
 
 
-def test_forward_sum_has_a_finite_gradient_beside_padding_and_rows_that_do_not_count():
-    scores = torch.randn(3, 4, 6, requires_grad=True)
-    lengths = torch.tensor([2, 0, 6])  # the last has more text than frames
-    padded = scores.masked_fill(torch.arange(6) >= lengths[:, None, None].clamp(min=1), -torch.inf)
-    loss = forward_sum(padded, torch.tensor([4, 4, 4]), lengths)
-    loss.backward()
-    assert scores.grad is not None and bool(scores.grad.isfinite().all())
-    assert float(scores.grad[0].abs().sum()) > 0
-    assert float(scores.grad[1:].abs().sum()) == 0
-    assert float(loss.detach()) == pytest.approx(brute_force(padded.detach()[0], 4, 2), rel=1e-5)
-
-
-def test_the_prior_is_largest_on_the_diagonal_and_never_positive():
-    prior = diagonal_prior(torch.tensor([12, 6]), torch.tensor([4, 3]), 13, 4)
-    assert prior.shape == (2, 13, 4) and float(prior.max()) == 0
-    assert prior[0, :12:3].argmax(-1).tolist() == [0, 1, 2, 3]
-    assert prior[1, :6:2, :3].argmax(-1).tolist() == [0, 1, 2]
+def test_a_row_of_no_frames_and_what_stands_past_an_end_count_nothing_in_the_advance():
+    logits = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    advance_loss(logits, WALK, torch.tensor([0, 2]), 4.0).backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).tolist() == [[False] * 6, [True, True, False, False, False, False]]
+    assert float(advance_loss(logits.detach(), WALK, torch.tensor([0, 0]), 4.0)) == 0
+    other = WALK.clone()
+    other[1, 2:] = 7
+    assert advance_loss(logits, other, torch.tensor([0, 2]), 4.0) == advance_loss(
+        logits, WALK, torch.tensor([0, 2]), 4.0
+    )
 
 
 def test_distillation_is_zero_where_both_agree_and_the_divergence_by_hand_elsewhere():
@@ -223,25 +211,3 @@ def test_the_mel_distance_is_zero_for_the_same_sound_and_grows_with_what_is_wron
     noise = torch.randn(1, 1, 4800, generator=torch.Generator().manual_seed(0))
     assert float(mel(tone, tone)) == 0
     assert 0 < float(mel(tone + 1e-4 * noise, tone)) < float(mel(tone + 0.1 * noise, tone))
-
-
-def test_guided_attention_is_the_share_off_the_diagonal_and_hates_running_ahead():
-    frames, lengths = torch.tensor([20, 12]), torch.tensor([5, 3])
-    walking = torch.full((2, 20, 5), -torch.inf)
-    running = walking.clone()
-    for row, (size, length) in enumerate(zip(frames.tolist(), lengths.tolist(), strict=True)):
-        for t in range(20):
-            walking[row, t, min(t * length // size, length - 1)] = 0.0
-            running[row, t, min(t, length - 1)] = 0.0
-    assert guided_attention(walking, frames, lengths) < 0.15
-    assert guided_attention(running, frames, lengths) > 3 * guided_attention(walking, frames, lengths)
-    padded = walking.clone()
-    padded[1, 12:, 0], padded[1, 12:, 2] = 9.0, 0.0  # past the row's frames
-    assert torch.equal(guided_attention(padded, frames, lengths), guided_attention(walking, frames, lengths))
-
-
-def test_guided_attention_by_hand_and_without_text():
-    scores = torch.zeros(1, 2, 2)  # half the attention on each of two characters at each of two frames
-    off = 1 - math.exp(-(0.5**2) / (2 * 0.2**2))
-    assert guided_attention(scores, torch.tensor([2]), torch.tensor([2])).item() == pytest.approx(0.5 * off)
-    assert guided_attention(scores, torch.tensor([2]), torch.tensor([0])).item() == 0.0

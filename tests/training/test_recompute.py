@@ -80,15 +80,17 @@ def test_speech_and_voice_have_the_same_gradients_from_less_memory():
     def make() -> Root:
         torch.manual_seed(0)
         voice = VoiceEncoder(VoiceConfig(mel_bins=20, hidden=32, heads=2, dim=8, text_hidden=16), text_vocab=10)
-        return Root({"speech": SpeechLM(shape, codebooks=2, codebook_size=20, text_vocab=10, voice_dim=8), "v": voice})
+        sizes = {"codebooks": 2, "codebook_size": 20, "text_vocab": 10, "voice_dim": 8, "languages": ["en"]}
+        return Root({"speech": SpeechLM(shape, **sizes), "v": voice})
 
     def loss(root: Root) -> Tensor:
         speech, voice = root.parts["speech"], root.parts["v"]
         text, lengths = torch.arange(8).view(1, 8), torch.tensor([8])
         spoken = voice.embed_text(text, lengths) + voice.embed_audio(torch.ones(1, 20, 64).cumsum(-1), 8 * lengths)  # type: ignore[operator]
-        memory = speech.condition(text, lengths, spoken)  # type: ignore[operator]
-        out = speech(torch.ones(1, 2, 50, dtype=torch.long), torch.tensor([50]), memory, align=True)
-        return out.logits.square().mean() + out.alignment.square().mean()
+        memory = speech.condition(text, lengths, spoken, torch.tensor([0]))  # type: ignore[operator]
+        walk = torch.arange(50).view(1, 50) * 8 // 50
+        out = speech(torch.ones(1, 2, 50, dtype=torch.long), torch.tensor([50]), memory, walk)
+        return out.logits.square().mean() + out.advance.square().mean()
 
     size, less = both(make, loss)
     assert less < 0.5 * size

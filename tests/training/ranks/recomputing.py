@@ -29,7 +29,7 @@ class Both:
 
     def __init__(self, llm: Path) -> None:
         torch.manual_seed(0)
-        self.speech_lm = SpeechLM(SHAPE, codebooks=2, codebook_size=20, text_vocab=10, voice_dim=4)
+        self.speech_lm = SpeechLM(SHAPE, codebooks=2, codebook_size=20, text_vocab=10, voice_dim=4, languages=["en"])
         settings = LLMConfig(name=str(llm), lora=LoraConfig(r=4, alpha=8, dropout=0.3))
         self.llm = load_llm(settings, "cpu", torch.bfloat16, lora=True).model
         for name, weight in self.llm.named_parameters():
@@ -51,11 +51,10 @@ class Both:
 
     def loss(self, batch: tuple[Tensor, Tensor], share_done: float) -> StepLoss:
         codes, heard = batch
-        memory = self.speech_lm.condition(codes[:, 0, :5], torch.tensor([5, 3]), None)
-        out = self.speech_lm(codes, torch.tensor([9, 6]), memory, align=True)
-        assert out.alignment is not None
+        memory = self.speech_lm.condition(codes[:, 0, :5], torch.tensor([5, 3]), None, torch.tensor([0, 0]))
+        out = self.speech_lm(codes, torch.tensor([9, 6]), memory, torch.arange(9).expand(2, 9) // 2)
         answer = self.llm(inputs_embeds=heard, use_cache=False).logits.float()
-        loss = out.logits.float().square().mean() + out.alignment[:, :, 0].square().mean() + answer.square().mean()
+        loss = out.logits.float().square().mean() + out.advance.square().mean() + answer.square().mean()
         return StepLoss(loss, 2)
 
     def validate(self) -> dict[str, float]:
