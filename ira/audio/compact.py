@@ -230,6 +230,7 @@ class CompactCodec(nn.Module):
     def decode(self, codes: Tensor, frames: Tensor | None = None) -> Tensor:
         """codes [B, K', T] -> waveform [B, 1, T * 320] in fp32; rows end in silence past their frames."""
         check_codes(codes, self.config.codebooks, self.codebook_size)
+        codes = codes.to(self.encoder_in.weight.device)
         frames, total = check_frames(codes, frames), codes.shape[-1]
         context = (KERNEL - 1) * self.config.decoder_layers
         pieces = []

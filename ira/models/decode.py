@@ -167,7 +167,7 @@ def _entropy(logits: Tensor, temperature: float) -> Tensor:
 
 
 def frame_bound(text_lengths: Tensor, frame_rate: float) -> Tensor:
-    """The most frames a text [B] may take: one second, and a second for every six characters (slow speech)."""
+    """The most frames that a text of so many tokens [B] may take: a second, and one for every six (slow speech)."""
     return ((1.0 + text_lengths / 6.0) * frame_rate).long()
 
 

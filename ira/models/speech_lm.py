@@ -302,8 +302,8 @@ class SpeechLM(nn.Module):
         """steps [B, K, S] and a pointer [B, S] -> [B, S, D]: codes, token, time at it and voice, added up."""
         self._check_room(steps.shape[-1])
         x = torch.stack([embed(steps[:, k]) for k, embed in enumerate(self.embed)]).sum(0)
-        told = self.told_in(memory.vectors[:, 1:])
-        token = told.gather(1, pointer.place[..., None].expand(-1, -1, told.shape[-1]))
+        told = memory.vectors[:, 1:]
+        token = self.told_in(told.gather(1, pointer.place[..., None].expand(-1, -1, told.shape[-1])))
         return x + self.stay_embed(pointer.stay) + token.to(x.dtype) + memory.vectors[:, :1].to(x.dtype)
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ira.data.pronunciation import SpeechTokenizer
+from ira.data.pronunciation import SPELLED, SpeechTokenizer
 from ira.data.shards import Example, language_of
 
 FITTED_ON = 1000  # rows, at most
@@ -73,7 +73,7 @@ class WalkModel:
 
     def _spoken(self, example: Example) -> Spoken:
         language = language_of(example)
-        return Spoken(example.codes.numpy(), self.tokenizer.encode(example.text, language), language)
+        return Spoken(example.codes.numpy(), self.tokenizer.encode(example.text, language, spelled=SPELLED), language)
 
     def _scores(self, one: Spoken, width: float) -> np.ndarray:
         """[T, L] of frames at tokens: how well the codes fit, and the prior on the diagonal."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ira.audio.codec import Codec
-from ira.data.shards import Example
+from ira.data.shards import Example, language_of
 from ira.evaluation.judges import error_rate, own_voice_share
 from ira.models.decode import Generated
 
@@ -25,7 +25,7 @@ def judge_spoken(codec: Codec, spoken: Generated, examples: Sequence[Example]) -
         "length_ratio": sum(size / one.frames for size, one in zip(sizes, examples, strict=True)) / len(sizes),
         "characters_per_second": sum(len(one.text) for one in examples) * codec.frame_rate / max(sum(sizes), 1),
     }
-    english = [row for row, one in enumerate(examples) if (one.language or "en").lower().startswith("en")]
+    english = [row for row, one in enumerate(examples) if language_of(one) == "en"]
     wrong = error_rate([examples[row].text for row in english], [said[row] for row in english])
     own = own_voice_share(said, [_sound(codec, one.codes) for one in examples], [one.speaker for one in examples])
     judged = {"error_rate": wrong, "own_voice": own}

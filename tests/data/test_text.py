@@ -89,3 +89,9 @@ def test_the_fingerprint_follows_the_alphabet(monkeypatch):
     assert before == CharTokenizer().fingerprint()
     monkeypatch.setattr("ira.data.text.ALPHABET", ALPHABET + "ž")
     assert CharTokenizer().fingerprint() != before
+
+
+@pytest.mark.parametrize("groups", [5, 120, 5000])
+def test_figures_of_any_length_are_read(groups: int):
+    for language, mark in (("en", ","), ("de", ".")):
+        assert normalize("1" + f"{mark}111" * groups, language)
