@@ -52,8 +52,10 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
 
 
-def plan_epoch(lengths: Sequence[int] | np.ndarray, batch_frames: int, seed: int, epoch: int) -> list[list[int]]:
-    """Every index once, in batches whose padded size (rows x longest, rounded up) is at most `batch_frames`.
+def plan_epoch(
+    lengths: Sequence[int] | np.ndarray, batch_frames: int, seed: int, epoch: int, whole: int = 1
+) -> list[list[int]]:
+    """Every index once, in batches whose padded size (rows x longest, rounded up to `whole`) is at most `batch_frames`.
 
     An example that is longer than that is a batch of its own. Shuffled, sorted by length within parts of about fifty
     batches, cut, and the batches shuffled; the same arguments give the same plan.
@@ -69,16 +71,16 @@ def plan_epoch(lengths: Sequence[int] | np.ndarray, batch_frames: int, seed: int
     rows = max(1.0, _BATCHES_SORTED_TOGETHER * batch_frames / float(sizes.mean()))
     parts = np.array_split(random.permutation(len(sizes)), max(1, round(len(sizes) / rows)))
     ordered = (part[np.argsort(sizes[part], kind="stable")] for part in parts)
-    plan = [batch for part in ordered for batch in _cut(part, sizes, batch_frames)]
+    plan = [batch for part in ordered for batch in _cut(part, -(-sizes // whole) * whole, batch_frames)]
     return [plan[i] for i in random.permutation(len(plan))]
 
 
 def batches(
-    lengths: Sequence[int] | np.ndarray, batch_frames: int, state: SamplerState
+    lengths: Sequence[int] | np.ndarray, batch_frames: int, state: SamplerState, whole: int = 1
 ) -> Iterator[tuple[list[int], SamplerState]]:
     """Batches of indices without end, epoch after epoch from `state` on, each with the state after it."""
     while True:
-        plan = plan_epoch(lengths, batch_frames, state.seed, state.epoch)
+        plan = plan_epoch(lengths, batch_frames, state.seed, state.epoch, whole)
         after = SamplerState(state.seed, state.epoch + 1, 0)
         for cursor in range(state.cursor, len(plan)):
             last = cursor + 1 == len(plan)
@@ -110,8 +112,7 @@ def _cut(order: np.ndarray, sizes: np.ndarray, batch_frames: int) -> Iterator[li
     """Cut indices in order of rising size wherever the padded batch would grow beyond `batch_frames`."""
     batch: list[int] = []
     for i in order.tolist():
-        longest = -(-int(sizes[i]) // WHOLE_FRAMES) * WHOLE_FRAMES
-        if batch and longest * (len(batch) + 1) > batch_frames:
+        if batch and int(sizes[i]) * (len(batch) + 1) > batch_frames:
             yield batch
             batch = []
         batch.append(i)

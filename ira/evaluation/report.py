@@ -81,7 +81,9 @@ def commit() -> str | None:
 
 
 def _cell(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+    """Text that a spreadsheet would take for a formula begins with an apostrophe."""
+    told = " ".join(map(str, value)) if isinstance(value, list) else value
+    return f"'{told}" if isinstance(told, str) and told.startswith(("=", "+", "-", "@", "\t", "\r")) else told
 
 
 def _shown(value: Any) -> str:

@@ -103,14 +103,14 @@ def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool 
 class Attention(nn.Module):
     """Multi-head attention; keys and values come from `memory` when it is given, else from the input itself."""
 
-    def __init__(self, width: int, heads: int, memory_width: int | None = None) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads")
         self.heads, self.head_dim = heads, width // heads
         self.q = nn.Linear(width, width, bias=False)
-        self.k = nn.Linear(memory_width or width, width, bias=False)
-        self.v = nn.Linear(memory_width or width, width, bias=False)
+        self.k = nn.Linear(width, width, bias=False)
+        self.v = nn.Linear(width, width, bias=False)
         self.o = nn.Linear(width, width, bias=False)
 
     def split(self, x: Tensor) -> Tensor:

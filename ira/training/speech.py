@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ira.audio.codec import Codec
 from ira.audio.waveform import LogMel
 from ira.checkpoint import write_aside
-from ira.config import SpeechStage
+from ira.config import WHOLE_FRAMES, SpeechStage
 from ira.data.batches import SamplerState, SpeechBatch, batches, collate, spread
 from ira.data.pronunciation import SPELLED, SpeechTokenizer
 from ira.data.shards import Example, TokenShards, language_of
@@ -92,7 +92,7 @@ class SpeechTraining:
     def plan(self, state: SamplerState) -> Iterator[tuple[tuple[SamplerState, list[int]], SamplerState]]:
         """Rows of like length, and the place in the run that their voices are drawn by."""
         lengths = self.shards.lengths[self.rows]
-        for chosen, after in batches(lengths, int(self.settings.batch_seconds * self.frame_rate), state):
+        for chosen, after in batches(lengths, int(self.settings.batch_seconds * self.frame_rate), state, WHOLE_FRAMES):
             yield (after, [self.rows[i] for i in chosen]), after
 
     def load(self, key: tuple[SamplerState, list[int]]) -> SpokenBatch:

@@ -8,7 +8,7 @@ of one attribute apart, and the angle between a clip and its fullest caption.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -185,7 +185,7 @@ class VoiceTraining:
         self, batch: VoiceBatch, first: Tensor, second: Tensor, measures: list[dict[str, float]]
     ) -> dict[str, Tensor]:
         """The losses of a batch whose crops have these voices [B, P]; the first ones were measured."""
-        examples = [crop.example for crop in batch.first]
+        examples = heard_examples(batch.first)
         said = say(examples, measures, torch.Generator().manual_seed(batch.seed))
         asked = scales(said)
         text = self._read([said.drawn, said.fullest, *(options for scale in asked for options in scale.captions)])
@@ -220,7 +220,7 @@ class VoiceTraining:
         losses = self._losses(batch, first, second, measures)
         figures = {"contrastive": float(losses["words"] + losses["speaker"] + losses["attributes"])}
         figures["matching_cosine"] = 1 - float(losses["gap"])
-        said = say([crop.example for crop in batch.first], measures, generator)
+        said = say(heard_examples(batch.first), measures, generator)
         for scale in scales(said):
             text = self._read(scale.captions)
             words = torch.stack([_rows(text, options) for options in scale.captions])
@@ -238,10 +238,17 @@ class VoiceTraining:
         indices = spread(range(len(self.held_out)), SHOWN)
         batch = self._batch(self.held_out, indices, torch.Generator().manual_seed(0))
         audio, measures = self._embed(batch.first)
-        said = say([crop.example for crop in batch.first], measures, torch.Generator().manual_seed(0)).drawn
+        said = say(heard_examples(batch.first), measures, torch.Generator().manual_seed(0)).drawn
         cosines = audio @ embed_words(self.encoder, said, self.tokenizer).T
         order = sorted(range(len(indices)), key=lambda row: said[row])
         return {"clips-by-captions": heat_map(cosines[order][:, order])}
+
+
+def heard_examples(crops: list[Crop]) -> list[Example]:
+    """Each crop's recording; its text only where the crop is all of it, or its words would be said in a crop's time."""
+    return [
+        crop.example if crop.codes.shape[1] == crop.example.frames else replace(crop.example, text="") for crop in crops
+    ]
 
 
 def _tell_apart(voices: Tensor, text: dict[str, Tensor], scale: Scale, temperature: Tensor) -> Tensor:

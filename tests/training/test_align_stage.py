@@ -47,7 +47,7 @@ def stage(make_ears, make_shards, colour_rows) -> Callable[..., AlignTraining]:
     def make(**settings: Any) -> AlignTraining:
         ears, folder = make_ears(), f"run-{len(made)}"
         shards = make_shards(f"{folder}/train", colour_rows(32, 1)), make_shards(f"{folder}/val", colour_rows(16, 2))
-        given = {"steps": 170, "lr": 5e-3, "warmup_steps": 5, "batch_seconds": 16, "response_tokens": 8, **settings}
+        given = {"steps": 120, "lr": 5e-3, "warmup_steps": 5, "batch_seconds": 3, "response_tokens": 8, **settings}
         plain = AlignStage(accumulation=1, validate_every=60, **given)
         taught, judged = (turns(ears, part) for part in shards)
         made.append(AlignTraining(ears, shards[0], taught, shards[1], judged, plain, CPU, 75.0))
@@ -82,7 +82,7 @@ def test_the_student_answers_what_it_hears_as_the_teacher_answers_what_it_reads(
     with torch.no_grad():
         figures = training.validate()
     assert figures["agreement"] > 0.95 and figures["kl"] < 0.1
-    assert figures["agreement_other_audio"] < 0.7 and figures["kl_other_audio"] > 5 * figures["kl"]
+    assert figures["agreement_other_audio"] < 0.55 and figures["kl_other_audio"] > 5 * figures["kl"]
     pairs = zip(heard(training), COLOURS * 4, strict=True)
     assert sum(answer.split()[:3] == said[word].split()[:3] for answer, word in pairs) >= 15
     assert torch.equal(read(training.audio_llm), before)  # the text path with LoRA off is the same to the last bit
