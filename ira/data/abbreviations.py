@@ -28,6 +28,7 @@ _STOPPED = {
         "o.a": "onder andere", "ca": "circa", "m.b.t": "met betrekking tot", "i.p.v": "in plaats van",
     },
 }  # fmt: skip
+_STREET = re.compile(r"""\bst(?=\.["')]*$)|\bst\.(?=[,;:!?])""")
 _NUMBERED = {"en": ("no", "number"), "de": ("nr", "nummer"), "nl": ("nr", "nummer")}
 # After a number, singular and plural; the others are too short to be told from words.
 _UNITS = {
@@ -51,11 +52,12 @@ _UNITS = {
 def expand(text: str, language: str) -> str:
     """Lower-case text with its short forms as words (en, de, nl); figures are left for whoever reads numbers.
 
-    A full stop that also ends the text stays.
+    A full stop that also ends the text, or what stands in quotes, stays. A street has no name after it, a saint has.
     """
     stopped, units, numbered = _patterns(language)
     text = numbered.sub(lambda m: f"{_NUMBERED[language][1]} ", text)
-    text = stopped.sub(lambda m: _STOPPED[language][m[1]] + ("." if m.end() == len(m.string) else ""), text)
+    text = _STREET.sub("street", text) if language == "en" else text
+    text = stopped.sub(lambda m: _STOPPED[language][m[1]] + m[2], text)
     return units.sub(lambda m: f"{m[1]} {_UNITS[language][m[2]][m[1] != '1']}", text)
 
 
@@ -65,7 +67,7 @@ def _patterns(language: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Patte
         return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
 
     return (
-        re.compile(rf"(?<![\w.])({one_of(_STOPPED[language])})\.(?![\w.])"),
-        re.compile(rf"(?<![\d.,])((?:\d{{1,9}}[.,])?\d{{1,9}}) ?({one_of(_UNITS[language])})\b"),
+        re.compile(rf"(?<![\w.])({one_of(_STOPPED[language])})(?:(?=\.[\"')]*$)|\.(?![\w.]))(\.?)"),
+        re.compile(rf"(?<![\d.,])((?:\d{{1,9}}[.,]){{0,4}}\d{{1,9}}) ?({one_of(_UNITS[language])})\b"),
         re.compile(rf"\b{_NUMBERED[language][0]}\. ?(?=\d)"),
     )
