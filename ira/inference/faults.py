@@ -15,7 +15,7 @@ from torch import Tensor
 from ira.inference.loudness import FRAME_SECONDS, active
 
 # How bad each is; of several attempts the one with the smallest sum is kept. Half a word is better than none.
-WEIGHTS = {"empty": 100, "endless": 20, "unsaid": 10, "loop": 8, "silence": 4, "lingers": 3, "length": 2}
+WEIGHTS = {"empty": 100, "endless": 20, "loop": 8, "silence": 4, "lingers": 3, "length": 2}
 LOOP_SECONDS, LOOP_SHARE, LONGEST_LOOP = 0.6, 0.85, 1.0
 LONGEST_STAY = 0.9  # seconds on one sound of the text; a drawn-out vowel takes half of that
 PLAIN_SILENCE, MARKED_SILENCE = 1.0, 1.6  # seconds: what readers do anywhere, and where the text has a mark
@@ -59,7 +59,6 @@ def find_faults(
         return [Fault("empty", "holds no sound")]
     seconds = codes.shape[-1] / frame_rate
     found = [] if finished else [Fault("endless", f"did not end within {seconds:.1f} s")]
-    found += _unsaid(path, symbols) if finished else []
     if (repeated := looping_seconds(codes[0], frame_rate, _speaking(waveform, rate, codes.shape[-1]))) > 0:
         found.append(Fault("loop", f"repeats itself for {repeated:.1f} s"))
     if (silent := unexplained_silence(text, waveform, rate)) > 0:
@@ -120,13 +119,6 @@ def longest_stay(path: Tensor, symbols: list[str]) -> tuple[str, int]:
     ]
     stay, symbol = max(sounds, default=(0, ""))
     return symbol, stay
-
-
-def _unsaid(path: Tensor, symbols: list[str]) -> list[Fault]:
-    """Where the path ends before the last letter or phone of the text."""
-    sounds = [place for place, symbol in enumerate(symbols) if any(character.isalpha() for character in symbol)]
-    left = sum(place > int(path[-1]) for place in sounds) if len(path) else 0
-    return [Fault("unsaid", f"leaves its last {left} sounds unsaid")] if left else []
 
 
 def _length(text: str, seconds: float) -> list[Fault]:

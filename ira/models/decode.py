@@ -95,7 +95,7 @@ def generate(
             entropy[:, step] = _entropy(logits[:, 0], sampling.temperature)
         says_end = (drawn[:, 0] == eos) & ~finished & (step < frames)
         frames = torch.where(says_end, step, frames)
-        leaves = walker.advance(advance) & ~finished & ~says_end & (step + 1 < frames)
+        leaves = walker.advance(advance) & ~finished & ~says_end & (step + 1 <= frames)
         frames = torch.where(leaves, step + 1, frames)
         finished = finished | says_end | leaves
         steps[:, :, step + 1] = _place(drawn, step, frames, model.codebook_size)

@@ -100,13 +100,12 @@ def test_silence_counts_where_no_mark_of_the_text_explains_it(text: str, sounds:
     assert unexplained_silence(text, torch.cat(sounds, dim=-1), RATE) == pytest.approx(silent, abs=0.041)
 
 
-def test_a_path_that_stays_on_one_sound_or_does_not_reach_the_last_is_noticed():
+def test_a_path_that_stays_on_one_sound_is_noticed():
     path = torch.arange(187) * len(SYMBOLS) // 187
     stuck = torch.cat([path[:50], path[50].repeat(100), path[50:]])
     assert longest_stay(stuck, SYMBOLS)[1] == pytest.approx(104, abs=2)
     codes = torch.stack([tokens(len(stuck) / FRAMES)] * 2)
     assert kinds(codes=codes, path=stuck) == ["lingers"]
-    assert kinds(path=path * 3 // 4) == ["unsaid"]
     waits = torch.cat([torch.zeros(100, dtype=torch.long), path])  # on the space before the text
     assert longest_stay(waits, SYMBOLS)[1] < 10
 

@@ -80,7 +80,7 @@ def slow_greedy(
                 codes[0, k, step - k] = logits[k, step - k, :V].argmax()
         still = still * torch.sigmoid(-told.advance[0, step]) ** pace
         if still < math.exp(-1) or stay == model.config.longest_stay:
-            if place == last and not finished and step + 1 < end:
+            if place == last and not finished and step + 1 <= end:
                 end, finished = step + 1, True
             place, stay, still = (
                 (place, stay, torch.tensor(1.0)) if place == last else (place + 1, 0, torch.tensor(1.0))
@@ -217,7 +217,7 @@ def test_a_row_ends_when_its_pointer_leaves_it_and_its_path_says_where_it_stood(
     fed = paced(model, DURATIONS)
     made = generate(model, memory, None, torch.tensor([20, 20, 6, 12]), [0] * 4, GREEDY)
     assert made.frames.tolist() == [6, 7, 6, 12]
-    assert made.finished.tolist() == [True, True, False, False]  # at the bound it is too late to end
+    assert made.finished.tolist() == [True, True, True, False]  # the third ends just at its bound
     for row, T in enumerate(made.frames.tolist()):
         whole = [place for place, frames in enumerate(DURATIONS[row]) for _ in range(frames)]
         assert made.path[row].tolist() == whole[:T] + [0] * (12 - T)
