@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ira.audio import waveform as files
 from ira.config import BANDWIDTHS_KBPS, CodecConfig
-from ira.data.text import normalize
 from ira.errors import InputError
 from ira.inference.loudness import join
 from ira.inference.parts import Parts, checkpoint_path
@@ -37,12 +36,16 @@ Sound = str | Path | Tensor
 
 @dataclass(frozen=True)
 class SpeakRow:
-    """One text to speak; `voice` as `Pipeline.voice_of` takes it."""
+    """One text to speak; `voice` as `Pipeline.voice_of` takes it.
+
+    strict: False where signs that cannot be spoken are left out, as of an LLM's answer, and not refused.
+    """
 
     text: str
     voice: VoiceSpec = None
     seed: int = 0
     language: str = "en"
+    strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class Pipeline:
         try:
             started = time.monotonic()
             language = self._learned(row.language)
-            cuts = cut_text(row.text, language)
+            cuts = cut_text(row.text, language, strict=row.strict)
             if not cuts:
                 raise InputError(f"text {row.text[:40]!r} holds nothing to say; give at least one word")
             if not 0 <= row.seed < SEEDS:
@@ -239,11 +242,15 @@ class Pipeline:
         progress: Callable[[int], None] | None = None,
     ) -> tuple[str, Spoken]:
         """The answer to a recording, and that answer spoken; signs that cannot be spoken are left out of the speech."""
+        self._learned(language)  # refused before the LLM is asked, not after
+        self._fitting(self.voice_of(voice))
         answer = self.listen(audio, prompt, max_new_tokens)
-        speakable = normalize(answer, language, strict=False)
-        if not any(character.isalpha() for character in speakable):
+        if not cut_text(answer, language, strict=False):
             raise InputError(f"the answer {answer[:40]!r} holds nothing that can be spoken; ask with another prompt")
-        return answer, self.speak(speakable, voice, seed, language, progress)
+        (spoken,) = self.speak_batch([SpeakRow(answer, voice, seed, language, strict=False)], progress)
+        if isinstance(spoken, InputError):
+            raise spoken
+        return answer, spoken
 
     def resynth(self, audio: Sound, bandwidth: float | None = None) -> Tensor:
         """What the codec makes of a sound: [1, N], as long as it was. `bandwidth` in kbps; None is the model's own.

@@ -61,16 +61,16 @@ class Cut:
     pause: float
 
 
-def cut_text(text: str, language: str = "en", longest: int = LONGEST_PIECE) -> list[Cut]:
+def cut_text(text: str, language: str = "en", longest: int = LONGEST_PIECE, *, strict: bool = True) -> list[Cut]:
     """Pieces of at most `longest` characters: sentences, short ones joined to a neighbour of their paragraph.
 
     A sentence that is too long is cut at commas, then at spaces, then anywhere. What says nothing falls away.
 
     Raises:
-        InputError: a character that cannot be spoken.
+        InputError: a character that cannot be spoken, if strict; else it becomes a space.
     """
     pieces: list[Cut] = []
-    for cut in _parts(text, language.lower().partition("-")[0], longest):
+    for cut in _parts(text, language.lower().partition("-")[0], longest, strict):
         last = pieces[-1] if pieces else None
         if not any(character.isalpha() for character in cut.text):
             pieces[-1:] = [replace(last, pause=max(last.pause, cut.pause))] if last else []
@@ -88,16 +88,16 @@ def _belongs(last: Cut, cut: Cut, longest: int) -> bool:
     return last.pause < SENTENCE_PAUSE or min(len(last.text), 2 * len(cut.text)) < SHORT
 
 
-def _parts(text: str, language: str, longest: int) -> Iterator[Cut]:
+def _parts(text: str, language: str, longest: int, strict: bool) -> Iterator[Cut]:
     for paragraph in paragraphs(text):
-        parts = [cut for one in sentences(paragraph, language) for cut in _clauses(one, language, longest)]
+        parts = [cut for one in sentences(paragraph, language) for cut in _clauses(one, language, longest, strict)]
         if parts:
             yield from parts[:-1]
             yield replace(parts[-1], pause=PARAGRAPH_PAUSE)
 
 
-def _clauses(sentence: str, language: str, longest: int) -> list[Cut]:
-    spoken = normalize(sentence, language)
+def _clauses(sentence: str, language: str, longest: int, strict: bool) -> list[Cut]:
+    spoken = normalize(sentence, language, strict=strict)
     if len(spoken) <= longest:
         return [Cut(spoken, SENTENCE_PAUSE)]
     clauses = re.split(r"(?<=[,;:])\s+", spoken)
