@@ -24,7 +24,7 @@ def assign(recordings: Sequence[Recording]) -> tuple[list[Recording], str]:
     speakers = {recording.speaker for recording in recordings if recording.speaker}
     by_speaker = len(speakers) >= _ENOUGH
     keys = [(by_speaker and recording.speaker) or recording.text for recording in recordings]
-    places = _places(set(keys))
+    places = by_hash(set(keys))
     placed = [
         recording if recording.split else dataclasses.replace(recording, split=places[key])
         for recording, key in zip(recordings, keys, strict=True)
@@ -34,7 +34,8 @@ def assign(recordings: Sequence[Recording]) -> tuple[list[Recording], str]:
     return placed, f"by a hash of the sentence; speakers known: {len(speakers)}, and the splits share them"
 
 
-def _places(keys: set[str]) -> dict[str, str]:
+def by_hash(keys: set[str]) -> dict[str, str]:
+    """The split of each key: in the order of their SHA-256 the first twentieth is test, the next one val."""
     ranked = sorted(keys, key=lambda key: hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
     held = max(1, round(HELD_OUT * len(ranked))) if len(ranked) >= _ENOUGH else 0
     return {key: "test" if at < held else "val" if at < 2 * held else "train" for at, key in enumerate(ranked)}

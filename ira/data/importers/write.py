@@ -19,8 +19,10 @@ import json
 import os
 import secrets
 import shutil
-from collections import Counter, defaultdict
+import subprocess
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,6 +43,7 @@ KINDS = {
     "vctk": "vctk",
     "commonvoice": "mozilla",
     "hf": "hugging_face",
+    "texts": "texts",
 }
 SPLITS = ("train", "val", "test")
 _SUFFIXES = {
@@ -52,6 +55,7 @@ _SUFFIXES = {
     "MP3": ".mp3",
     "MPEG": ".mp3",
 }
+_AHEAD = 32  # recordings
 _LONGEST_SECONDS = 3600.0  # what a recording may last to be read at all
 
 
@@ -88,12 +92,14 @@ def import_corpus(
     splits: Sequence[str] = (),
     copy: bool = False,
     language: str = "",
+    voices: int = 1,
     seen: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Write manifests of the corpus in `folder`, one of KINDS, under `out`; a bad recording is named and left out.
 
     `splits` keeps only those named: train, val, test, or parts under the corpus' own names. `copy` makes copies where
-    hard links would do. `language` stands where the corpus states none. `seen` hears recordings done, and of how many.
+    hard links would do. `language` stands where the corpus states none. `voices` say each text of `texts`. `seen` hears
+    recordings done, and of how many.
 
     Raises:
         InputError: not a corpus of this kind, nothing usable in it, or `out` is inside it or holds another corpus.
@@ -103,13 +109,14 @@ def import_corpus(
         raise InputError(f"{kind!r}: no such kind of corpus; choose one of {', '.join(KINDS)}")
     if _is_inside(out, folder):
         raise InputError(f"{out}: lies in the corpus {folder}, which is left as it is; choose a folder outside")
-    corpus: Corpus = importlib.import_module(f"ira.data.importers.{KINDS[kind]}").read(folder)
+    given = {"language": language, "voices": voices} if kind == "texts" else {}
+    corpus: Corpus = importlib.import_module(f"ira.data.importers.{KINDS[kind]}").read(folder, **given)
     report = Report(corpus.name, corpus.licence or "not stated", corpus.url or "not stated", remarks=corpus.remarks)
     wanted = _wanted(_usable(corpus.recordings, language, splits, report), splits, report)
     for split in {recording.split for recording in wanted}:
         _check_place(out / split, corpus.name)
     rows: dict[str, list[dict[str, Any]]] = {}
-    for done, recording in enumerate(wanted):
+    for done, recording in enumerate(_opened(wanted)):
         seen(done, len(wanted))
         row = _place(recording, out / recording.split, copy, report)
         rows.setdefault(recording.split, []).extend([row] if row else [])
@@ -187,12 +194,25 @@ def _check_place(folder: Path, corpus: str) -> None:
             aside.write_text(json.dumps({"corpus": corpus}) + "\n", encoding="utf-8")
 
 
+def _opened(recordings: list[Recording]) -> Iterator[Recording]:
+    """The recordings in order, those whose sound must first be made or read ahead of their turn, by many threads."""
+    with ThreadPoolExecutor(thread_name_prefix="sound") as pool:
+        waiting: deque[Recording] = deque()
+        for recording in recordings:
+            sound = recording.sound
+            ahead = recording if isinstance(sound, Path) else dataclasses.replace(recording, sound=pool.submit(sound).result)
+            waiting.append(ahead)
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+
 def _place(recording: Recording, folder: Path, copy: bool, report: Report) -> dict[str, Any] | None:
     """The recording under `folder`/audio_files and its row; None where it cannot be read as sound."""
     try:
         given = recording.sound if isinstance(recording.sound, Path) else recording.sound()
         seconds, suffix = _header(given)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
         report.refused.append((recording.name, f"cannot be read as sound ({' '.join(str(error).split())[-160:]})"))
         return None
     name = f"audio_files/{recording.name}{'' if isinstance(given, Path) else suffix}"
