@@ -28,7 +28,7 @@ from ira.inference.voice_file import Voice
 from ira.inference.voices import Voices, VoiceSpec
 from ira.models.audio_llm import AUDIO, PromptItem
 from ira.models.bundle import EMBEDDED
-from ira.models.decode import Sampling
+from ira.models.sampling import Sampling
 from ira.runtime import pick_device
 
 Sound = str | Path | Tensor

@@ -16,7 +16,8 @@ from torch import Tensor
 from ira.audio.codec import Codec
 from ira.data.pronunciation import SpeechTokenizer
 from ira.inference.faults import Fault, find_faults, weight
-from ira.models.decode import Sampling, frame_bound, generate
+from ira.models.decode import frame_bound, generate
+from ira.models.sampling import Sampling
 from ira.models.speech_lm import SpeechLM
 
 SPOKEN_TOGETHER = 8  # pieces in one batch: the time of two or three alone, and bounded memory

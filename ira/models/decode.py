@@ -1,40 +1,21 @@
 """A SpeechLM and a memory in, sampled codec tokens [B, K, T] out.
 
 Every row has its own random generator, so a row's speech depends on its seed and never on its neighbours. A row ends
-when its pointer leaves the last text token; it can neither skip a token nor go back to one.
+when its pointer leaves the last text token.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ira.audio.delay import special_ids, undelay
-from ira.config import Section
-from ira.models.speech_lm import DecodeState, Memory, Pointer, SpeechLM
-
-STILL_THERE = math.exp(-1)  # chance to be at a token still, below which the pointer leaves it
-
-
-class Sampling(Section):
-    """How tokens are drawn. `guidance` above 1 is classifier-free guidance against the null text (Ho, Salimans 2022).
-
-    `repetition_window` and `repetition_share` are the repetition-aware sampling of VALL-E 2 (Chen et al. 2024): where
-    the drawn token fills that share of the last window of its book, it is drawn again without top-k. Temperature 0
-    takes the likeliest token, always. `pace` multiplies the rate at which the pointer leaves its token: 2 is fast.
-    """
-
-    temperature: float = Field(default=0.8, ge=0)
-    top_k: int = Field(default=80, gt=0)
-    guidance: float = Field(default=1.5, ge=0)
-    repetition_window: int = Field(default=10, gt=0)
-    repetition_share: float = Field(default=0.5, gt=0)
-    pace: float = Field(default=1.0, gt=0)
+from ira.models.pointer import Pointer, Walker
+from ira.models.sampling import Sampling, draw, entropy
+from ira.models.speech_lm import Memory, SpeechLM
 
 
 @dataclass
@@ -50,6 +31,89 @@ class Generated:
     finished: Tensor
     path: Tensor
     entropy: Tensor
+
+
+class Decoding:
+    """Rows at work, a step at a time: each call of `advance` draws one code of every book. See `generate`."""
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        memory: Memory,
+        null_memory: Memory | None,
+        max_frames: Tensor,
+        seeds: list[int],
+        sampling: Sampling,
+    ) -> None:
+        rows, device = len(memory.vectors), memory.vectors.device
+        if not len(max_frames) == len(seeds) == rows:
+            raise ValueError(f"{len(max_frames)} bounds and {len(seeds)} seeds for {rows} rows")
+        self.model, self.sampling, self.step = model, sampling, 0
+        self.guided = null_memory is not None and sampling.guidance != 1.0
+        self.frames = max_frames.to(device).clamp(max=model.config.max_steps - model.codebooks)
+        self.limit = int(self.frames.max())
+        self.generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+        joined = _join(memory, null_memory) if self.guided and null_memory is not None else memory
+        self.state = model.start(joined, self.limit + model.codebooks - 1)
+        _, bos, _ = special_ids(model.codebook_size)
+        self.steps = torch.full((rows, model.codebooks, self.limit + model.codebooks), bos, device=device)
+        self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.walker = Walker(memory.lengths, model.config.longest_stay, sampling.pace)
+        self.path, self.entropy = torch.zeros(rows, self.limit, dtype=torch.long), torch.zeros(rows, self.limit)
+
+    @property
+    def complete(self) -> int:
+        """Frames whose every book stands; a row has no more than its own."""
+        return max(self.step + 1 - self.model.codebooks, 0)
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.limit + self.model.codebooks - 1 or bool((self.complete >= self.frames).all())
+
+    def advance(self) -> None:
+        """One step of the model for all rows."""
+        step, (eos, _, _) = self.step, special_ids(self.model.codebook_size)
+        logits, leaving = self._logits(self.steps[:, :, step])
+        logits[:, 0, eos].masked_fill_(~self.walker.at_end, -torch.inf)
+        drawn = draw(logits, self.steps[:, :, : step + 1], self.generators, self.sampling, eos)
+        if step < self.limit:
+            self.path[:, step] = self.walker.pointer.place[:, 0]
+            self.entropy[:, step] = entropy(logits[:, 0], self.sampling.temperature)
+        self._end(drawn[:, 0] == eos, self.walker.advance(leaving))
+        self.steps[:, :, step + 1] = _place(drawn, step, self.frames, self.model.codebook_size)
+        self.step = step + 1
+
+    def _end(self, says_end: Tensor, leaves: Tensor) -> None:
+        """Rows [B] that say their end have ended before this frame, those that leave their last token after it."""
+        open_rows = ~self.finished
+        says_end = says_end & open_rows & (self.step < self.frames)
+        leaves = leaves & open_rows & ~says_end & (self.step + 1 <= self.frames)
+        self.frames = torch.where(says_end, self.step, torch.where(leaves, self.step + 1, self.frames))
+        self.finished = self.finished | says_end | leaves
+
+    def _logits(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K, V + 1], moved away from those without text where guided, and the advance [B] of those with."""
+        pointer = self.walker.pointer
+        if not self.guided:
+            logits, leaving = self.model.step(tokens, self.state, pointer)
+            return logits.float(), leaving
+        none = torch.zeros_like(pointer.place)
+        both = Pointer(torch.cat([pointer.place, none]), torch.cat([pointer.stay, none]))
+        logits, leaving = self.model.step(tokens.repeat(2, 1), self.state, both)
+        told, untold = logits.float().chunk(2)
+        return untold + self.sampling.guidance * (told - untold), leaving.chunk(2)[0]
+
+    def drawn(self, first: int, end: int) -> Tensor:
+        """Codes [B, K, end - first] of complete frames; 0 past a row's end."""
+        steps = self.steps[:, :, first + 1 : end + self.model.codebooks]
+        inside = torch.arange(first, end, device=self.frames.device) < self.frames[:, None]
+        return torch.where(inside[:, None], undelay(steps, end - first), 0)
+
+    def result(self) -> Generated:
+        size = int(self.frames.max())
+        inside = torch.arange(size) < self.frames.cpu()[:, None]
+        path, nats = (torch.where(inside, values[:, :size], 0) for values in (self.path, self.entropy))
+        return Generated(self.drawn(0, size), self.frames, self.finished, path, nats)
 
 
 @torch.no_grad()
@@ -70,100 +134,12 @@ def generate(
         seeds: B seeds.
         on_frame: called with the number of finished frames, for progress.
     """
-    sampling = sampling or Sampling()
-    guided = null_memory is not None and sampling.guidance != 1.0
-    joined = _join(memory, null_memory) if guided and null_memory is not None else memory
-    rows, books = len(memory.vectors), model.codebooks
-    eos, bos, _ = special_ids(model.codebook_size)
-    if not len(max_frames) == len(seeds) == rows:
-        raise ValueError(f"{len(max_frames)} bounds and {len(seeds)} seeds for {rows} rows")
-    device = memory.vectors.device
-    frames = max_frames.to(device).clamp(max=model.config.max_steps - books)
-    limit = int(frames.max())
-    generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
-    state = model.start(joined, limit + books - 1)
-    steps = torch.full((rows, books, limit + books), bos, device=device)
-    finished = torch.zeros(rows, dtype=torch.bool, device=device)
-    walker = Walker(memory.lengths, model.config.longest_stay, sampling.pace)
-    path, entropy = torch.zeros(rows, limit, dtype=torch.long), torch.zeros(rows, limit)
-    for step in range(limit + books - 1):
-        logits, advance = _logits(model, steps[:, :, step], state, walker.pointer, guided, sampling.guidance)
-        logits[:, 0, eos].masked_fill_(~walker.at_end, -torch.inf)
-        drawn = _draw(logits, steps[:, :, : step + 1], generators, sampling, eos)
-        if step < limit:
-            path[:, step] = walker.pointer.place[:, 0]
-            entropy[:, step] = _entropy(logits[:, 0], sampling.temperature)
-        says_end = (drawn[:, 0] == eos) & ~finished & (step < frames)
-        frames = torch.where(says_end, step, frames)
-        leaves = walker.advance(advance) & ~finished & ~says_end & (step + 1 <= frames)
-        frames = torch.where(leaves, step + 1, frames)
-        finished = finished | says_end | leaves
-        steps[:, :, step + 1] = _place(drawn, step, frames, model.codebook_size)
-        complete = step + 2 - books  # frames whose last book stands now
-        if on_frame is not None and complete > 0:
-            on_frame(complete)
-        if bool((complete >= frames).all()):
-            break
-    size = int(frames.max())
-    codes = undelay(steps[:, :, 1:], size)
-    inside = torch.arange(size, device=frames.device) < frames[:, None]
-    path, entropy = (torch.where(inside.cpu(), values[:, :size], 0) for values in (path, entropy))
-    return Generated(torch.where(inside[:, None], codes, 0), frames, finished, path, entropy)
-
-
-class Walker:
-    """Moves the pointer of every row: it leaves a token when the hazards to leave have added up to one.
-
-    Where every frame is as likely as the next, that is the mean duration; where one frame is nearly certain, it is that
-    frame. Sampling each step instead would make durations as rough as coin tosses, and the median of durations, which
-    are skewed, makes speech too fast.
-    """
-
-    def __init__(self, lengths: Tensor, longest_stay: int, pace: float) -> None:
-        self.told, self.last = lengths > 0, (lengths - 1).clamp(min=0)
-        self.longest, self.pace = longest_stay, pace
-        self.pointer = Pointer(torch.zeros_like(lengths)[:, None], self.told.long()[:, None])
-        self.stays = torch.ones(lengths.shape, device=lengths.device)
-
-    @property
-    def at_end(self) -> Tensor:
-        """[B] whether the row's pointer stands at the last token, or has no text to walk through."""
-        return self.pointer.place[:, 0] >= self.last
-
-    def advance(self, logits: Tensor) -> Tensor:
-        """Logits [B] of leaving after this frame -> [B] bool, True where the last token was left."""
-        self.stays = self.stays * torch.sigmoid(-logits) ** self.pace
-        stay = self.pointer.stay[:, 0]
-        leaves = self.told & ((self.stays < STILL_THERE) | (stay >= self.longest))
-        ended = leaves & self.at_end
-        moves = leaves & ~ended
-        self.stays = torch.where(leaves, 1.0, self.stays)
-        place = self.pointer.place[:, 0] + moves
-        stay = torch.where(moves, 1, (stay + self.told).clamp(max=self.longest))
-        self.pointer = Pointer(place[:, None], stay[:, None])
-        return ended
-
-
-def _logits(
-    model: SpeechLM, tokens: Tensor, state: DecodeState, pointer: Pointer, guided: bool, guidance: float
-) -> tuple[Tensor, Tensor]:
-    """Logits [B, K, V + 1], moved away from those without text where guided, and the advance [B] of those with it."""
-    if not guided:
-        logits, advance = model.step(tokens, state, pointer)
-        return logits.float(), advance
-    none = torch.zeros_like(pointer.place)
-    both = Pointer(torch.cat([pointer.place, none]), torch.cat([pointer.stay, none]))
-    logits, advance = model.step(tokens.repeat(2, 1), state, both)
-    told, untold = logits.float().chunk(2)
-    return untold + guidance * (told - untold), advance.chunk(2)[0]
-
-
-def _entropy(logits: Tensor, temperature: float) -> Tensor:
-    """Nats of the distribution behind logits [B, V + 1] at a temperature; 0 where the likeliest is always taken."""
-    if temperature == 0:
-        return torch.zeros(len(logits))
-    chances = (logits / temperature).softmax(-1)
-    return -(chances * chances.clamp(min=1e-20).log()).sum(-1).cpu()
+    decoding = Decoding(model, memory, null_memory, max_frames, seeds, sampling or Sampling())
+    while not decoding.done:
+        decoding.advance()
+        if on_frame is not None and decoding.complete:
+            on_frame(decoding.complete)
+    return decoding.result()
 
 
 def frame_bound(text_lengths: Tensor, frame_rate: float) -> Tensor:
@@ -178,28 +154,6 @@ def _place(drawn: Tensor, step: int, frames: Tensor, codebook_size: int) -> Tens
     ends = frames[:, None]
     placed = torch.where(frame < ends, drawn, torch.where(frame == ends, eos, pad))
     return torch.where(frame < 0, bos, placed)
-
-
-def _draw(logits: Tensor, past: Tensor, generators: list[torch.Generator], sampling: Sampling, eos: int) -> Tensor:
-    """One token for each row and book [B, K] from logits [B, K, V + 1]; only book 0 may end."""
-    logits = logits.clone()
-    logits[:, 1:, eos] = -torch.inf
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    logits = logits / sampling.temperature
-    # Two draws a step, wanted or not: how much randomness a row has used must not depend on what it drew.
-    noise, fresh = torch.stack([_gumbel(torch.Size((2, *logits.shape[1:])), g) for g in generators], dim=1)
-    top = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
-    drawn = (logits.masked_fill(logits < top, -torch.inf) + noise).argmax(-1)
-    window = past[:, :, -sampling.repetition_window :]
-    share = (window == drawn[..., None]).float().sum(-1) / sampling.repetition_window
-    return torch.where(share >= sampling.repetition_share, (logits + fresh).argmax(-1), drawn)
-
-
-def _gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Gumbel noise: the argmax of logits plus it is a sample of their softmax."""
-    uniform = torch.rand(shape, generator=generator, device=generator.device)
-    return -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
 
 
 def _join(memory: Memory, null: Memory) -> Memory:

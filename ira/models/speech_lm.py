@@ -22,6 +22,7 @@ from ira.audio.delay import delay, special_ids, undelay
 from ira.config import SpeechConfig
 from ira.errors import InputError
 from ira.models.blocks import EPS, Attention, Block, KeyValueCache, init_weights, length_mask, rope
+from ira.models.pointer import Pointer, walked
 
 MOST_CODEBOOKS = 64
 FAR = -30.0  # prior of every token away from the pointer, however far
@@ -37,17 +38,6 @@ class Memory:
     vectors: Tensor
     mask: Tensor
     lengths: Tensor
-
-
-@dataclass
-class Pointer:
-    """Where each row stands in its text. place: [B, S] token index; stay: [B, S] frames it is there, this one included.
-
-    A row without text stands at place 0 with a stay of 0.
-    """
-
-    place: Tensor
-    stay: Tensor
 
 
 @dataclass
@@ -343,21 +333,6 @@ class SpeechLM(nn.Module):
             x = layer.feed_forward(x)
         x = self.norm(x[:, 0])
         return self.heads(x).unflatten(-1, (self.codebooks, -1)), self.advance(x)[:, 0].float()
-
-
-def walked(walk: Tensor, frames: Tensor, lengths: Tensor, steps: int, longest_stay: int) -> Pointer:
-    """The pointer at every decoding step of a whole sequence; past a row's frames it rests on the last token.
-
-    Args:
-        walk: [B, T] token of each frame; frames, lengths: [B]; steps: S, at least T.
-    """
-    walk = nn.functional.pad(walk, (0, steps - walk.shape[1]))
-    at = torch.arange(steps, device=walk.device)
-    place = torch.where(at < frames[:, None], walk, lengths[:, None] - 1).clamp(min=0)
-    begins = nn.functional.pad(place[:, 1:] != place[:, :-1], (1, 0), value=True)
-    since = torch.where(begins, at, 0).cummax(dim=1).values
-    told = (lengths > 0)[:, None]
-    return Pointer(torch.where(told, place, 0), torch.where(told, (at - since + 1).clamp(max=longest_stay), 0))
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ira.inference import speaking
 from ira.inference.faults import Fault
 from ira.inference.speaking import ATTEMPTS, SEEDS, SPOKEN_TOGETHER, Piece, SaidPiece, cpu_threads, say
-from ira.models.decode import Sampling
+from ira.models.sampling import Sampling
 
 VOICE = torch.nn.functional.normalize(torch.arange(16.0), dim=0)
 MODEL: Any = torch.nn.Linear(1, 1)  # is asked for nothing but its device

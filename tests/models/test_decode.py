@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from ira.audio.delay import delay, undelay
 from ira.config import SpeechConfig
-from ira.models.decode import Generated, Sampling, Walker, _draw, _join, _logits, frame_bound, generate
-from ira.models.speech_lm import DecodeState, Memory, Pointer, SpeechLM, walked
+from ira.models.decode import Decoding, Generated, frame_bound, generate
+from ira.models.pointer import Pointer, Walker, walked
+from ira.models.sampling import Sampling, draw
+from ira.models.speech_lm import DecodeState, Memory, SpeechLM
 
 K, V, VOCAB, P = 3, 11, 20, 6
 GREEDY = Sampling(temperature=0, guidance=1.0)
@@ -118,10 +120,11 @@ def test_a_pair_with_and_without_text_steps_as_both_do_alone(model):
     codes = torch.randint(0, V, (B, K, T), generator=torch.Generator().manual_seed(0))
     walk = torch.arange(T).expand(B, T).clamp(max=2)
     pointer = walked(walk, frames, memory.lengths, T + K, model.config.longest_stay)
-    steps, state, made = delay(codes, frames, V), model.start(_join(memory, null), T + K), []
+    bounds = torch.full((B,), T + 1)
+    decoding, made = Decoding(model, memory, null, bounds, [0] * B, Sampling(guidance=2.5)), []
     for s in range(T + K):
-        now = Pointer(pointer.place[:, s : s + 1], pointer.stay[:, s : s + 1])
-        made.append(_logits(model, steps[:, :, s], state, now, True, 2.5))
+        decoding.walker.pointer = Pointer(pointer.place[:, s : s + 1], pointer.stay[:, s : s + 1])
+        made.append(decoding._logits(delay(codes, frames, V)[:, :, s]))
     told, untold = model(codes, frames, memory, walk), model(codes, frames, null)
     logits = undelay(torch.stack([one for one, _ in made], dim=2), T + 1)
     torch.testing.assert_close(logits, untold.logits + 2.5 * (told.logits - untold.logits), atol=1e-4, rtol=1e-4)
@@ -412,7 +415,7 @@ def test_tokens_are_drawn_as_often_as_the_softmax_says(temperature, top_k):
     generators = [torch.Generator().manual_seed(seed) for seed in range(draws)]
     sampling = FREE.model_copy(update={"temperature": temperature, "top_k": top_k})
     past = torch.full((draws, K, 1), V + 1)
-    drawn = _draw(logits.expand(draws, -1, -1), past, generators, sampling, eos=V)
+    drawn = draw(logits.expand(draws, -1, -1), past, generators, sampling, eos=V)
     found = nn.functional.one_hot(drawn, V + 1).float().mean(0)
     assert (found - wanted).abs().max() < 0.04  # five standard deviations of 4000 draws
     assert found[wanted == 0].eq(0).all()
@@ -428,7 +431,7 @@ def test_a_token_that_fills_the_window_is_drawn_anew(model):
     past[:, 0, -3:], past[:, 1, :6], past[:, 2, -2:] = 4, 4, 4
     generators = [torch.Generator().manual_seed(seed) for seed in range(draws)]
     sampling = Sampling(temperature=1.0, repetition_window=6, repetition_share=0.5)
-    fours = (_draw(logits, past, generators, sampling, eos=V) == 4).float().mean(0)
+    fours = (draw(logits, past, generators, sampling, eos=V) == 4).float().mean(0)
     torch.testing.assert_close(fours, torch.tensor([0.25, 0.5, 0.5]), atol=0.04, rtol=0)
 
 
@@ -438,9 +441,9 @@ def test_the_new_draw_reaches_beyond_the_top():
     logits[..., 4] = 1.0
     generators = [torch.Generator().manual_seed(seed) for seed in range(draws)]
     sampling = Sampling(temperature=1.0, top_k=1)
-    fresh = _draw(logits, torch.full((draws, K, 10), V + 1), generators, sampling, eos=V)
+    fresh = draw(logits, torch.full((draws, K, 10), V + 1), generators, sampling, eos=V)
     assert fresh.eq(4).all()
-    again = _draw(logits, torch.full((draws, K, 10), 4), generators, sampling, eos=V)
+    again = draw(logits, torch.full((draws, K, 10), 4), generators, sampling, eos=V)
     assert len(again[:, 0].unique()) == V + 1 and len(again[:, 1].unique()) == V  # only book 0 may end
 
 

@@ -15,7 +15,8 @@ from ira.audio.delay import delay, undelay
 from ira.checkpoint import load_model, save_model
 from ira.config import SpeechConfig
 from ira.errors import InputError
-from ira.models.speech_lm import Memory, Pointer, SpeechLM, sinusoids, walked
+from ira.models.pointer import Pointer, walked
+from ira.models.speech_lm import Memory, SpeechLM, sinusoids
 
 K, V, VOCAB, P = 3, 11, 20, 6
 SIZES = {"codebooks": K, "codebook_size": V, "text_vocab": VOCAB, "voice_dim": P, "languages": ["de", "en"]}

@@ -16,7 +16,8 @@ from ira.data.pronunciation import SpeechTokenizer
 from ira.data.text import CharTokenizer
 from ira.data.voices import captions
 from ira.errors import InputError
-from ira.models.decode import Generated, Sampling, generate
+from ira.models.decode import Generated, generate
+from ira.models.sampling import Sampling
 from ira.models.speech_lm import Memory, SpeechLM
 from ira.models.voice_encoder import VoiceEncoder, embed_words
 from ira.trackers.base import Picture, Sound
