@@ -39,19 +39,28 @@ def _check_heads(name: str, width: int, heads: int) -> None:
 
 
 class CompactConfig(Section):
-    """Architecture of IRA's own codec: 24 kHz, hop 320 (75 frames a second), factorised residual quantizer.
+    """Architecture of IRA's own codec: 24 kHz, hop 320 (75 frames a second), factorised residual quantizers.
 
-    `transform`: `fourier` hears log-mel alone and makes up phases; `cosine` hears the waveform too and keeps them.
+    `vocoder_books`: the first codebooks, which know no phase; a SpeechLM that writes only those writes no noise.
     """
 
-    transform: Literal["fourier", "cosine"] = "fourier"
     width: int = Field(default=256, gt=0, le=WIDEST)
     encoder_layers: int = Field(default=6, gt=0, le=MOST_LAYERS)
     decoder_layers: int = Field(default=8, gt=0, le=MOST_LAYERS)
     mel_bins: int = Field(default=100, gt=0, le=1024)
-    codebooks: int = Field(default=8, ge=1, le=8)
+    codebooks: int = Field(default=8, ge=2, le=8)
+    vocoder_books: int = Field(default=2, ge=1)
     codebook_size: int = Field(default=1024, ge=2, le=65536)
     code_dim: int = Field(default=8, gt=0, le=WIDEST)
+
+    @model_validator(mode="after")
+    def _books_left(self) -> CompactConfig:
+        if self.vocoder_books >= self.codebooks:
+            raise ValueError(
+                f"vocoder_books {self.vocoder_books} of {self.codebooks} codebooks; at least one more is wanted; "
+                "lower vocoder_books"
+            )
+        return self
 
 
 class CodecConfig(Section):

@@ -33,8 +33,8 @@ LLM_SHAPES = {
 # Millions of parameters, as the documentation states them.
 STATED = {
     "train_config": {"codec": 14.9, "voice": 14.9, "speech": 155.1, "adapter": 41.7, "llm": 1711.4, "lora": 18.1},
-    "laptop": {"codec": 16.9, "voice": 5.1, "speech": 51.6, "adapter": 14.3, "llm": 361.8, "lora": 8.7},
-    "tiny": {"codec": 6.2, "voice": 1.9, "speech": 11.1, "adapter": 2.6, "llm": 134.5, "lora": 2.4},
+    "laptop": {"codec": 33.4, "voice": 5.1, "speech": 49.5, "adapter": 14.3, "llm": 361.8, "lora": 8.7},
+    "tiny": {"codec": 12.0, "voice": 1.9, "speech": 10.0, "adapter": 2.6, "llm": 134.5, "lora": 2.4},
 }
 
 

@@ -31,6 +31,18 @@ class Tokens:
     frames: Tensor
 
 
+class DecoderStream(Protocol):
+    """Decodes one utterance as its codes come; some samples wait for codes after their own."""
+
+    def push(self, codes: Tensor) -> Tensor:
+        """[1, K', t] codes -> [1, 1, n * hop] samples that are final now."""
+        ...
+
+    def finish(self) -> Tensor:
+        """The end of the utterance -> [1, 1, n * hop] samples that were held back."""
+        ...
+
+
 class Codec(Protocol):
     """What the rest of the system knows of a codec.
 
@@ -50,6 +62,10 @@ class Codec(Protocol):
 
     def decode(self, codes: Tensor, frames: Tensor | None = None) -> Tensor:
         """[B, K', T] codes, any prefix of the codebooks -> [B, 1, T * hop] samples, 0 past a row's frames."""
+        ...
+
+    def stream(self) -> DecoderStream:
+        """A fresh decoder of one utterance that takes its codes piece by piece; its samples are those of `decode`."""
         ...
 
     def code_vectors(self) -> list[Tensor]:

@@ -1,137 +1,32 @@
 """IRA's own codec: waveform [B, 1, N] at 24 kHz to tokens [B, K, T] at 75 Hz and back, small enough to ship.
 
-log-mel and waveform -> causal ConvNeXt -> factorised residual quantizer -> causal ConvNeXt -> real coefficients ->
-inverse modified discrete cosine transform. Frame-wise synthesis follows Vocos (Siuzdak 2023); 8-dimensional
-L2-normalised codes follow the Descript audio codec (Kumar et al. 2023). Everything is causal in frames, and a sample
-is final three frames after its own.
+The first books are those of a vocoder (ira/audio/vocoder.py) and know no phase; alone they are spoken by it. The other
+books say what it left out: log-mel and waveform -> causal ConvNeXt -> residual quantizer, which begins with what the
+first books say -> causal ConvNeXt -> real coefficients -> inverse modified discrete cosine transform. Frame-wise
+synthesis follows Vocos (Siuzdak 2023). Everything is causal in frames; a sample is final three frames after its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ira.audio.codec import Tokens, check_codes, check_frames, pad_to_frames
-from ira.audio.synthesis import HOP, OVERLAP, WINDOW, CosineHead, FourierHead
+from ira.audio.convnext import KERNEL, ConvNeXt
+from ira.audio.pitch import track
+from ira.audio.quantizer import Quantized, ResidualQuantizer
+from ira.audio.streaming import CHUNK_FRAMES, Stream, decode_all
+from ira.audio.synthesis import HOP, OVERLAP, WINDOW, CosineHead, overlap_halves
+from ira.audio.vocoder import Vocoder, VocoderStream
 from ira.audio.waveform import SAMPLE_RATE, LogMel
 from ira.config import CompactConfig
 from ira.errors import InputError
 
-KERNEL = 7
-CHUNK_FRAMES = 1500  # 20 s: what one pass over long audio holds in memory
 QUIET = 1e-3  # rms against which the encoder hears the waveform of a quiet window
-KEPT_POINTS = 256  # of a batch
-USE_RATE, DEAD = 0.02, 0.02  # a code starts at 1 and falls to 0.02 in 200 batches without a pick
-
-
-class ConvNeXtBlock(nn.Module):
-    """Causal depthwise convolution, layer norm, inverted bottleneck (Liu et al. 2022); [B, T, C] -> [B, T, C]."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv1d(width, width, KERNEL, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 3 * width)
-        self.down = nn.Linear(3 * width, width)
-        self.scale = nn.Parameter(torch.full((width,), 0.1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.depthwise(F.pad(x.transpose(1, 2), (KERNEL - 1, 0))).transpose(1, 2)
-        return x + self.scale * self.down(F.gelu(self.up(self.norm(y))))
-
-
-class Quantized(NamedTuple):
-    """What the quantizer returns: latent [B, T, C], codes [B, K, T], and two losses (scalars)."""
-
-    latent: Tensor
-    codes: Tensor
-    codebook_loss: Tensor
-    commitment_loss: Tensor
-
-
-class Seen(NamedTuple):
-    """What a batch said about the codes: how often each was picked [K, V], and some of its points [K, P, C]."""
-
-    picks: Tensor
-    points: Tensor
-
-
-class ResidualQuantizer(nn.Module):
-    """Residual vector quantizer with factorised, L2-normalised codes; any prefix of the books decodes."""
-
-    use: Tensor
-
-    def __init__(self, width: int, codebooks: int, codebook_size: int, code_dim: int) -> None:
-        super().__init__()
-        self.project_in = nn.ModuleList(nn.Linear(width, code_dim) for _ in range(codebooks))
-        self.project_out = nn.ModuleList(nn.Linear(code_dim, width) for _ in range(codebooks))
-        self.books = nn.ParameterList(nn.Parameter(torch.randn(codebook_size, code_dim)) for _ in range(codebooks))
-        self.register_buffer("use", torch.ones(codebooks, codebook_size))  # running count of picks in a batch
-        self.seen: list[Seen] = []  # since the last `revive`, while training
-
-    def forward(self, latent: Tensor, codebooks: Tensor | None = None) -> Quantized:
-        """Quantize latent [B, T, C] in fp32; `codebooks` [B] limits how many books each row uses (training)."""
-        residual, total = latent, torch.zeros_like(latent)
-        codes, losses, points = [], [], []
-        for k in range(len(self.books)):
-            used = 1.0 if codebooks is None else (codebooks > k).to(latent.dtype)[:, None, None]
-            point = self.project_in[k](residual)
-            index = self._nearest(point, k)
-            code = F.embedding(index, self.books[k])
-            losses.append(torch.stack([_gap(code, point.detach(), used), _gap(point, code.detach(), used)]))
-            quantized = self.project_out[k](point + (code - point).detach()) * used
-            residual, total = residual - quantized, total + quantized
-            codes.append(index)
-            points.append(point.detach())
-        if self.training:
-            self.seen.append(self._look(codes, points))
-        codebook_loss, commitment_loss = torch.stack(losses).sum(0)
-        return Quantized(total, torch.stack(codes, 1), codebook_loss, commitment_loss)
-
-    def _nearest(self, point: Tensor, k: int) -> Tensor:
-        """Index of the code with the largest cosine; L2-normalised nearest neighbour."""
-        return (F.normalize(point, dim=-1) @ F.normalize(self.books[k], dim=-1).T).argmax(-1)
-
-    def _look(self, codes: list[Tensor], points: list[Tensor]) -> Seen:
-        size = self.use.shape[1]
-        picks = torch.stack([torch.bincount(index.flatten(), minlength=size) for index in codes])
-        return Seen(picks.cpu(), torch.stack([evenly(point.flatten(0, 1), KEPT_POINTS) for point in points]).cpu())
-
-    @torch.no_grad()
-    def revive(self, seen: list[Seen]) -> None:
-        """Move codes that no frame has picked for some 200 steps to points of the batches that were seen.
-
-        Apart from the forward pass, so that many processes can do it alike, with what all of them saw.
-        """
-        picks = torch.stack([each.picks for each in seen]).float().mean(0).to(self.use)
-        points = torch.cat([each.points for each in seen], dim=1).to(self.use)
-        self.use += USE_RATE * (picks - self.use)
-        for k, dead in enumerate(self.use < DEAD):
-            if count := int(dead.sum()):
-                self.books[k][dead] = evenly(points[k], count).to(self.books[k].dtype)
-        self.use[self.use < DEAD] = 1.0
-
-    def vectors(self, k: int) -> Tensor:
-        """What each code of book k adds to the latent: [V, C]."""
-        return self.project_out[k](self.books[k])
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """codes [B, K', T] -> latent [B, T, C], for any prefix K' of the books."""
-        parts = [self.project_out[k](F.embedding(codes[:, k], self.books[k])) for k in range(codes.shape[1])]
-        return torch.stack(parts).sum(0)
-
-
-def evenly(rows: Tensor, count: int) -> Tensor:
-    """`count` of the rows, from first to last; some of them twice where there are fewer."""
-    return rows[torch.arange(count, device=rows.device) * len(rows) // count]
-
-
-def _gap(moving: Tensor, fixed: Tensor, used: Tensor | float) -> Tensor:
-    return ((moving - fixed).square() * used).mean()
 
 
 class CompactCodec(nn.Module):
@@ -149,16 +44,18 @@ class CompactCodec(nn.Module):
         super().__init__()
         self.config = config
         self.codebooks, self.codebook_size = config.codebooks, config.codebook_size
-        width = config.width
+        width, books = config.width, config.codebooks - config.vocoder_books
+        self.vocoder = Vocoder(config)
+        self.told = nn.Linear(width, width, bias=False)  # what the vocoder's books say, in the terms of the others
         self.mel = LogMel(config.mel_bins, SAMPLE_RATE, WINDOW, HOP)
         self.encoder_in = nn.Linear(config.mel_bins, width)
-        self.wave_in = nn.Linear(WINDOW, width, bias=False) if config.transform == "cosine" else None
-        self.encoder = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(config.encoder_layers)))
+        self.wave_in = nn.Linear(WINDOW, width, bias=False)
+        self.encoder = ConvNeXt(width, config.encoder_layers)
         self.encoder_norm = nn.LayerNorm(width)
-        self.quantizer = ResidualQuantizer(width, config.codebooks, config.codebook_size, config.code_dim)
-        self.decoder = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(config.decoder_layers)))
+        self.quantizer = ResidualQuantizer(width, books, config.codebook_size, config.code_dim)
+        self.decoder = ConvNeXt(width, config.decoder_layers)
         self.decoder_norm = nn.LayerNorm(width)
-        self.head = CosineHead(width) if config.transform == "cosine" else FourierHead(width)
+        self.head = CosineHead(width)
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -173,23 +70,39 @@ class CompactCodec(nn.Module):
         return cls(CompactConfig(**hparams["config"]))
 
     def code_vectors(self) -> list[Tensor]:
-        return [self.quantizer.vectors(k) for k in range(self.codebooks)]
+        books = [vectors for part in (self.vocoder, self) for vectors in part.quantizer.all_vectors()]
+        return books[: self.codebooks]
 
     def fingerprint(self) -> str:
-        """Name and hash of the weights: tokens of one fingerprint can be read by no other."""
+        """Name and hash of the weights that decide its tokens; what turns them into sound may be trained further."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, tensor in sorted(self._hearing().items()):
             digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         return f"compact-24khz:{digest.hexdigest()[:8]}:k{self.codebooks}"
+
+    def _hearing(self) -> dict[str, Tensor]:
+        """The weights on which the tokens of the first `codebooks` books depend."""
+        own = self if self.codebooks > self.config.vocoder_books else self.vocoder
+        return {
+            name: tensor
+            for name, tensor in own.state_dict().items()
+            if any(part in name for part in ("encoder", "wave_in", "told", "quantizer")) and not name.endswith(".use")
+        }
 
     # -- the network -------------------------------------------------------------------------------------------
 
     def latent(self, waveform: Tensor) -> Tensor:
         """waveform [B, 1, N] -> latent [B, T, C], T = ceil(N / 320)."""
-        hidden = self.encoder_in(self.mel(waveform).transpose(1, 2))
-        if self.wave_in is not None:
-            hidden = hidden + self.wave_in(_windows(waveform))
+        hidden = self.encoder_in(self.mel(waveform).transpose(1, 2)) + self.wave_in(_windows(waveform))
         return self.encoder_norm(self.encoder(hidden))
+
+    def first_said(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """waveform [B, 1, N] -> codes of the vocoder's books [B, K, T] and what they tell the others [B, T, C]."""
+        with torch.no_grad():
+            latent = self.vocoder.latent(waveform, track(waveform)).float()
+            with torch.autocast(latent.device.type, enabled=False):
+                first = self.vocoder.quantizer(latent)
+        return first.codes, self.told(first.latent).float()
 
     def synthesise(self, latent: Tensor, extra: int = OVERLAP) -> Tensor:
         """latent [B, T, C] -> waveform [B, 1, (T + extra - 3) * 320].
@@ -199,11 +112,20 @@ class CompactCodec(nn.Module):
         return self.head(self.decoder_norm(self.decoder(F.pad(latent, (0, 0, 0, extra)))))
 
     def forward(self, waveform: Tensor, codebooks: Tensor | None = None) -> tuple[Tensor, Quantized]:
-        """Training pass: waveform [B, 1, N], N a multiple of 320 -> (reconstruction [B, 1, N], quantizer output)."""
-        latent = self.latent(waveform)
+        """Training pass of the books after the vocoder's, of which each row has at least one.
+
+        Args:
+            waveform: [B, 1, N], N a multiple of 320.
+            codebooks: [B] how many books each row uses, the vocoder's counted.
+
+        Returns:
+            reconstruction [B, 1, N] and the quantizer's output. The vocoder learns by itself.
+        """
+        latent, (_, told) = self.latent(waveform).float(), self.first_said(waveform)
         with torch.autocast(latent.device.type, enabled=False):
-            quantized = self.quantizer(latent.float(), codebooks)
-        return self.synthesise(quantized.latent), quantized
+            left = None if codebooks is None else (codebooks - self.config.vocoder_books).clamp(min=1)
+            quantized = self.quantizer(latent - told, left)
+        return self.synthesise(told + quantized.latent), quantized
 
     # -- the protocol ------------------------------------------------------------------------------------------
 
@@ -221,34 +143,103 @@ class CompactCodec(nn.Module):
         for start in range(0, total, CHUNK_FRAMES):
             first = max(0, start - context)
             with torch.autocast(waveform.device.type, enabled=False):
-                latent = self.latent(waveform[..., first * HOP : (start + CHUNK_FRAMES) * HOP])[:, start - first :]
-                pieces.append(self.quantizer(latent).codes[:, :books])
+                codes = self._codes(waveform[..., first * HOP : (start + CHUNK_FRAMES) * HOP], books)
+                pieces.append(codes[:, :books, start - first :])
         inside = torch.arange(total, device=waveform.device) < frames[:, None, None]
         return Tokens(torch.cat(pieces, -1) * inside, frames)
+
+    def _codes(self, waveform: Tensor, books: int) -> Tensor:
+        """[B, K', T]: of the vocoder's books, and of the others where they are asked for."""
+        codes, told = self.first_said(waveform)
+        if books <= self.config.vocoder_books:
+            return codes
+        return torch.cat([codes, self.quantizer(self.latent(waveform) - told).codes], dim=1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, frames: Tensor | None = None) -> Tensor:
         """codes [B, K', T] -> waveform [B, 1, T * 320] in fp32; rows end in silence past their frames."""
         check_codes(codes, self.config.codebooks, self.codebook_size)
         codes = codes.to(self.encoder_in.weight.device)
-        frames, total = check_frames(codes, frames), codes.shape[-1]
-        context = (KERNEL - 1) * self.config.decoder_layers
-        pieces = []
-        for start in range(0, total, CHUNK_FRAMES):
-            first, end = max(0, start - context), min(total, start + CHUNK_FRAMES + OVERLAP)
-            inside = torch.arange(first, end, device=codes.device) < frames[:, None]
-            missing = min(total, start + CHUNK_FRAMES) + OVERLAP - end
-            with torch.autocast(codes.device.type, enabled=False):
-                latent = self.quantizer.decode(codes[..., first:end]) * inside[..., None]
-                pieces.append(self.synthesise(latent, missing)[..., (start - first) * HOP :])
-        inside = torch.arange(total * HOP, device=codes.device) < HOP * frames[:, None, None]
-        return torch.cat(pieces, -1) * inside
+        frames = check_frames(codes, frames)
+        with torch.autocast(codes.device.type, enabled=False):
+            waveform = decode_all(self.rows_stream(*codes.shape[:2]), codes, frames)
+        inside = torch.arange(waveform.shape[-1], device=codes.device) < HOP * frames[:, None, None]
+        return waveform * inside
+
+    def stream(self) -> CompactDecoderStream:
+        """A fresh decoder of one utterance that takes its codes piece by piece."""
+        return CompactDecoderStream(self)
+
+    def rows_stream(self, rows: int, books: int) -> Stream:
+        """The decoder of so many rows and books."""
+        return VocoderStream(self.vocoder, rows) if books <= self.config.vocoder_books else WaveformStream(self, rows)
+
+    def latent_of(self, codes: Tensor) -> Tensor:
+        """Codes [B, K', T] of more than the vocoder's books -> [B, T, C]."""
+        own = self.config.vocoder_books
+        return self.told(self.vocoder.quantizer.decode(codes[:, :own])) + self.quantizer.decode(codes[:, own:])
 
     def _check_codebooks(self, codebooks: int | None) -> int:
         books = self.codebooks if codebooks is None else codebooks
         if not 1 <= books <= self.config.codebooks:
             raise InputError(f"{books} codebooks; this codec has 1..{self.config.codebooks}; ask for one of those")
         return books
+
+
+class CompactDecoderStream:
+    """One utterance decoded as its codes come: all pushes and `finish` joined equal `decode` of the whole.
+
+    Three frames are held back, since a sample is final three frames after its own.
+    """
+
+    def __init__(self, codec: CompactCodec) -> None:
+        self._codec, self._finished = codec, False
+        self._rows: Stream | None = None
+
+    def push(self, codes: Tensor) -> Tensor:
+        """[1, K', t] codes -> [1, 1, n * hop] samples.
+
+        Raises:
+            InputError: codes out of range, or a stream that is finished.
+        """
+        if self._finished:
+            raise InputError("codes pushed after finish; a stream serves one utterance; start another")
+        check_codes(codes, self._codec.config.codebooks, self._codec.codebook_size)
+        return self._push(codes.to(self._codec.encoder_in.weight.device), False)
+
+    def finish(self) -> Tensor:
+        """The end of the utterance -> [1, 1, n * hop]: what was held back."""
+        self._finished = True
+        weight = self._codec.encoder_in.weight
+        if self._rows is None:
+            return weight.new_zeros(1, 1, 0)
+        books = 1 if isinstance(self._rows, VocoderStream) else self._codec.config.codebooks
+        return self._push(torch.zeros(1, books, 0, dtype=torch.long, device=weight.device), True)
+
+    @torch.no_grad()
+    def _push(self, codes: Tensor, last: bool) -> Tensor:
+        self._rows = self._rows or self._codec.rows_stream(*codes.shape[:2])
+        inside = torch.ones(1, codes.shape[-1], dtype=torch.bool, device=codes.device)
+        with torch.autocast(codes.device.type, enabled=False):
+            return self._rows.push(codes, inside, last)
+
+
+class WaveformStream:
+    """A `Stream` of codes of more than the vocoder's books, for B `rows`."""
+
+    def __init__(self, codec: CompactCodec, rows: int) -> None:
+        self.codec, self.past, self.unsaid = codec, codec.decoder.silence(rows), OVERLAP - 1
+        self.window = codec.head.weight.new_zeros(rows, 0, 2 * HOP)  # the last one, whose second half is to come
+
+    def push(self, codes: Tensor, inside: Tensor, last: bool = False) -> Tensor:
+        latent = self.codec.latent_of(codes) * inside[..., None]
+        hidden = self.codec.decoder.step(F.pad(latent, (0, 0, 0, OVERLAP * int(last))), self.past)
+        skipped = min(self.unsaid, hidden.shape[1])  # the decoder has heard two frames more than it speaks of
+        self.unsaid -= skipped
+        windows = self.codec.head.windows(self.codec.decoder_norm(hidden[:, skipped:]))
+        joined = torch.cat([self.window, windows], dim=1)
+        self.window = joined[:, -1:]
+        return overlap_halves(joined)
 
 
 def _windows(waveform: Tensor) -> Tensor:

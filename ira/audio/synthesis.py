@@ -16,29 +16,6 @@ WINDOW = 1280
 OVERLAP = WINDOW // HOP - 1  # frames after its own that still add to a sample
 
 
-class FourierHead(nn.Linear):
-    """Magnitude and phase of a spectrum a frame, brought back by the inverse Fourier transform (Siuzdak 2023)."""
-
-    window: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, WINDOW + 2)
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        magnitude, phase = super().forward(hidden).float().chunk(2, dim=-1)
-        spectrum = torch.polar(magnitude.clamp(max=6.0).exp(), phase)
-        return self.overlap_add(torch.fft.irfft(spectrum, WINDOW, dim=-1) * self.window)
-
-    def overlap_add(self, windows: Tensor) -> Tensor:
-        """windows [B, T, 1280] -> [B, 1, (T - 3) * 320]: the samples that all four windows have reached."""
-        batch, frames, _ = windows.shape
-        parts = windows.unflatten(-1, (OVERLAP + 1, HOP))
-        whole = sum(parts[:, i : frames - OVERLAP + i, OVERLAP - i] for i in range(OVERLAP + 1))
-        envelope = self.window.square().unflatten(0, (OVERLAP + 1, HOP)).sum(0)
-        return (whole / envelope).reshape(batch, 1, -1)
-
-
 class CosineHead(nn.Linear):
     """320 real coefficients a frame, size times sign, brought back by the inverse modified discrete cosine transform.
 
@@ -53,14 +30,18 @@ class CosineHead(nn.Linear):
         self.register_buffer("basis", cosine_basis(HOP), persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        size, value = super().forward(hidden[:, OVERLAP - 1 :]).float().chunk(2, dim=-1)
+        return overlap_halves(self.windows(hidden[:, OVERLAP - 1 :]))
+
+    def windows(self, hidden: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, 640]."""
+        size, value = super().forward(hidden).float().chunk(2, dim=-1)
         with torch.autocast(hidden.device.type, enabled=False):
-            return overlap_halves(((size - 3).clamp(max=4.0).exp() * value) @ self.basis.float())
+            return ((size - 3).clamp(max=4.0).exp() * value) @ self.basis.float()
 
 
 def overlap_halves(windows: Tensor) -> Tensor:
     """windows [B, T, 640] -> [B, 1, (T - 1) * 320]: the samples that both windows have reached."""
-    return (windows[:, :-1, HOP:] + windows[:, 1:, :HOP]).reshape(len(windows), 1, -1)
+    return (windows[:, :-1, HOP:] + windows[:, 1:, :HOP]).flatten(1)[:, None]
 
 
 def cosine_basis(hop: int) -> Tensor:

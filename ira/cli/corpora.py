@@ -19,7 +19,9 @@ _SHOWN = 20
 
 @app.command("import")
 def import_corpus(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="ljspeech, libritts, librispeech, vctk, commonvoice, hf, texts")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="ljspeech, libritts, librispeech, vctk, commonvoice, hf, texts")
+    ],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where the corpus was unpacked, or a list of texts")],
     out: Annotated[Path, typer.Option(help="data folder to make: train/, val/, test/ with their manifests")],
     splits: Annotated[

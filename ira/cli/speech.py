@@ -24,6 +24,9 @@ VoiceOption = Annotated[
 ]
 
 
+PaceOption = Annotated[float, typer.Option("--pace", help="how fast: 0.5 to 2, 1 as the voice was learned")]
+
+
 @app.command()
 def resynth(
     audio: Annotated[str, typer.Argument(metavar="AUDIO")],
@@ -52,11 +55,15 @@ def speak(
     out: Annotated[Path | None, typer.Option(help="sound file; with --batch a folder")] = None,
     seed: SeedOption = 0,
     language: LanguageOption = "en",
+    pace: PaceOption = 1.0,
     batch: Annotated[Path | None, typer.Option(metavar="ROWS.jsonl", help="speak every row of a file")] = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="a page to look at: sound, spectrogram, alignment, entropy, timing"),
     ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="write the sound as it is made; without --out to stdout")
+    ] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -69,12 +76,16 @@ def speak(
       ira speak "Good morning." --voice "a man with a low voice" --out morning.flac
       ira speak "Good morning." --voice "anna.voice:0.7+a calm man:0.3"
       ira speak "Good morning." --report morning.html
-      ira speak --batch rows.jsonl --out spoken/         rows: {"id","text","voice","seed","language"} -> spoken/ID.wav
+      ira speak "Good morning." --pace 0.8               slower; 2 is twice as fast
+      ira speak "Good morning." --stream | aplay         sound leaves while the rest is still being made
+      ira speak --batch rows.jsonl --out spoken/         {"id","text","voice","seed","language","pace"} -> spoken/ID.wav
     """
     if (text is None) == (batch is None):
         raise InputError("give either a TEXT or --batch ROWS.jsonl; see ira speak --help")
     check_page_name(report)
     if batch is not None:
+        if stream:
+            raise InputError("--stream with --batch; rows are written as files; give one of them")
         if out is None:
             raise InputError("--batch without --out; give the folder for the sound files")
         from ira.inference.batch import speak_rows
@@ -83,16 +94,25 @@ def speak(
             raise typer.Exit(report_rows(speak_rows(open_pipeline(model, device), batch, out, said, report)))
     path = out or Path("speech.wav")
     check_sound_name(path)
+    if stream:
+        from ira.cli.live import write_live
+
+        if report is not None:
+            raise InputError("--stream with --report; a page shows finished speech; give one of them")
+        pipeline = open_pipeline(model, device)
+        parts = pipeline.speak_stream(text or "", voice, seed, language, pace)
+        write_live(parts, pipeline.parts.codec.sample_rate, out)
+        return typer.echo(out) if out else None
     pipeline = open_pipeline(model, device)
     with progress("speaking") as said:
-        spoken = pipeline.speak(text or "", voice, seed, language, said)
+        spoken = pipeline.speak(text or "", voice, seed, language, said, pace)
     save_speech(spoken, path)
     if report is not None:
         from ira.inference.pipeline import SpeakRow
         from ira.inference.speak_report import SpeakReport
 
         page = SpeakReport(pipeline)
-        page.add(str(path), SpeakRow(text or "", voice, seed, language), spoken)
+        page.add(str(path), SpeakRow(text or "", voice, seed, language, pace), spoken)
         page.write(report)
     typer.echo(path)
 

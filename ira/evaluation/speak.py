@@ -20,9 +20,9 @@ from ira.evaluation.report import Found, Metrics
 from ira.evaluation.shares import Advance, recordings, shared
 from ira.inference.loudness import FRAME_SECONDS, active
 from ira.inference.pipeline import Pipeline, SpeakRow
+from ira.inference.speaking import SPOKEN_TOGETHER
 from ira.inference.spoken import NoSound, Spoken
 
-SPOKEN_TOGETHER = 8
 SOUNDS = ("recording", "codec", "spoken")
 REFERENCES = 8  # further recordings by which the judge knows a voice
 LEAST_SOUND = 0.2  # seconds of speech; with less a clip is empty

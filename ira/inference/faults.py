@@ -47,6 +47,7 @@ def find_faults(
     waveform: Tensor,
     frame_rate: float,
     rate: int,
+    pace: float = 1.0,
 ) -> list[Fault]:
     """All that is wrong with one piece, the worst first.
 
@@ -54,19 +55,20 @@ def find_faults(
         text: normalised; codes: [K, T]; finished: the model ended it by itself.
         path: [T] text token of each frame, and the tokens' `symbols`; both empty where they are not known.
         waveform: [1, N] at `rate` Hz.
+        pace: how fast it was to be said; pauses and sounds are judged as at pace 1.
     """
     if not codes.shape[-1] or not bool(active(waveform, rate).any()):
         return [Fault("empty", "holds no sound")]
-    seconds = codes.shape[-1] / frame_rate
+    seconds, frame_rate = codes.shape[-1] / frame_rate, frame_rate / pace
     found = [] if finished else [Fault("endless", f"did not end within {seconds:.1f} s")]
     if (repeated := looping_seconds(codes[0], frame_rate, _speaking(waveform, rate, codes.shape[-1]))) > 0:
         found.append(Fault("loop", f"repeats itself for {repeated:.1f} s"))
-    if (silent := unexplained_silence(text, waveform, rate)) > 0:
+    if (silent := unexplained_silence(text, waveform, int(rate / pace))) > 0:
         found.append(Fault("silence", f"is silent for {silent:.1f} s"))
     symbol, stay = longest_stay(path, symbols)
     if stay > LONGEST_STAY * frame_rate:
         found.append(Fault("lingers", f"stays on {symbol!r} for {stay / frame_rate:.1f} s"))
-    return found + _length(text, seconds)
+    return found + _length(text, seconds * pace)
 
 
 def looping_seconds(tokens: Tensor, frame_rate: float, speaking: Tensor | None = None) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ira.inference.parts import Parts, checkpoint_path
 from ira.inference.sentences import Cut, cut_text
 from ira.inference.speaking import PIECE_STEP, SEEDS, Piece, SaidPiece, cpu_threads, say
 from ira.inference.spoken import NoSound, Spoken
+from ira.inference.streamed import stream
 from ira.inference.voice_file import Voice
 from ira.inference.voices import Voices, VoiceSpec
 from ira.models.audio_llm import AUDIO, PromptItem
@@ -34,10 +35,14 @@ from ira.runtime import pick_device
 Sound = str | Path | Tensor
 
 
+SLOWEST, FASTEST = 0.5, 2.0  # paces that are offered
+
+
 @dataclass(frozen=True)
 class SpeakRow:
     """One text to speak; `voice` as `Pipeline.voice_of` takes it.
 
+    pace: from 0.5, half as fast as the voice was learned, to 2.0.
     strict: False where signs that cannot be spoken are left out, as of an LLM's answer, and not refused.
     """
 
@@ -45,6 +50,7 @@ class SpeakRow:
     voice: VoiceSpec = None
     seed: int = 0
     language: str = "en"
+    pace: float = 1.0
     strict: bool = True
 
 
@@ -89,21 +95,39 @@ class Pipeline:
         seed: int = 0,
         language: str = "en",
         progress: Callable[[int], None] | None = None,
+        pace: float = 1.0,
     ) -> Spoken:
         """Say `text`; the same text, voice and seed give the same speech.
 
         Args:
             voice: see `voice_of`.
+            pace: 0.5, slow, to 2.0, fast.
             progress: called with the number of codec frames of the batch at work.
 
         Raises:
             InputError: nothing to say, a character that cannot be spoken, a language that the model never saw, or an
                 unusable voice.
         """
-        (spoken,) = self.speak_batch([SpeakRow(text, voice, seed, language)], progress)
+        (spoken,) = self.speak_batch([SpeakRow(text, voice, seed, language, pace)], progress)
         if isinstance(spoken, InputError):
             raise spoken
         return spoken
+
+    def speak_stream(
+        self, text: str, voice: VoiceSpec = None, seed: int = 0, language: str = "en", pace: float = 1.0
+    ) -> Iterator[Tensor]:
+        """As `speak`, in parts [1, n] that come while the rest is still being decoded.
+
+        Of a text of one piece the parts joined are what one attempt of `speak` gives; there is no second attempt, and
+        pieces are not brought to one loudness.
+
+        Raises:
+            InputError: as `speak`, before the first part.
+        """
+        prepared = self._prepare(SpeakRow(text, voice, seed, language, pace))
+        if isinstance(prepared, InputError):
+            raise prepared
+        return stream(self.parts.speech_lm, self.parts.codec, prepared.pieces, self.sampling)
 
     def speak_batch(
         self, rows: Sequence[SpeakRow], progress: Callable[[int], None] | None = None
@@ -129,12 +153,14 @@ class Pipeline:
             cuts = cut_text(row.text, language, strict=row.strict)
             if not cuts:
                 raise InputError(f"text {row.text[:40]!r} holds nothing to say; give at least one word")
+            if not SLOWEST <= row.pace <= FASTEST:
+                raise InputError(f"pace {row.pace:g}; a number from {SLOWEST:g} to {FASTEST:g} is wanted; 1 is plain")
             if not 0 <= row.seed < SEEDS:
                 raise InputError(f"seed {row.seed}; a whole number from 0 to {SEEDS - 1} is wanted")
             read = time.monotonic()
             voice = self._fitting(self.voice_of(row.voice)).embedding
             took = {"text": read - started, "voice": time.monotonic() - read}
-            return _Prepared(_pieces(cuts, voice, row.seed, language), took)
+            return _Prepared(_pieces(cuts, voice, row.seed, language, row.pace), took)
         except InputError as error:
             return error
 
@@ -340,7 +366,8 @@ def _sounds(audio: Sound | Sequence[Sound] | None) -> list[Sound]:
     return [audio] if isinstance(audio, (str, Path, Tensor)) else list(audio)
 
 
-def _pieces(cuts: Sequence[Cut], voice: Tensor, seed: int, language: str) -> list[Piece]:
+def _pieces(cuts: Sequence[Cut], voice: Tensor, seed: int, language: str, pace: float) -> list[Piece]:
     """All in one voice, each with a seed of its own that follows from the text's."""
     seeds = range(seed, seed + PIECE_STEP * len(cuts), PIECE_STEP)
-    return [Piece(cut.text, voice, one, language, cut.pause) for cut, one in zip(cuts, seeds, strict=True)]
+    pairs = zip(cuts, seeds, strict=True)
+    return [Piece(cut.text, voice, one, language, cut.pause / pace, pace) for cut, one in pairs]

@@ -89,7 +89,11 @@ def _speak_row(entry: dict[str, Any], home: Path) -> SpeakRow:
         raise InputError('no "text"; give what is to be said')
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise InputError(f"seed is {seed!r:.40}, a whole number is wanted; correct it or leave it out")
-    return SpeakRow(text, voice and _voice_beside(voice, home), seed or 0, _text(entry, "language") or "en")
+    pace = entry.get("pace", 1.0)
+    if not isinstance(pace, (int, float)) or isinstance(pace, bool):
+        raise InputError(f"pace is {pace!r:.40}, a number is wanted; correct it or leave it out")
+    language = _text(entry, "language") or "en"
+    return SpeakRow(text, voice and _voice_beside(voice, home), seed or 0, language, float(pace))
 
 
 def _listen_row(entry: dict[str, Any], home: Path) -> ListenRow:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ira.audio.codec import Codec
 from ira.data.pronunciation import SpeechTokenizer
 from ira.inference.faults import Fault, find_faults, weight
-from ira.models.decode import frame_bound, generate
+from ira.models.decode import Decoding, frame_bound
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import SpeechLM
 
@@ -29,13 +29,17 @@ PIECE_STEP = ATTEMPTS * SEEDS
 
 @dataclass(frozen=True)
 class Piece:
-    """What one decoding says: normalised text in a language and a voice [P]; `pause` seconds of silence follow it."""
+    """What one decoding says: normalised text in a language and a voice [P]; `pause` seconds of silence follow it.
+
+    pace: 1 is as the voice was learned, 2 about twice as fast.
+    """
 
     text: str
     voice: Tensor
     seed: int
     language: str = "en"
     pause: float = 0.0
+    pace: float = 1.0
 
 
 def _no_places() -> Tensor:
@@ -123,12 +127,19 @@ def _sounded(codec: Codec, piece: Piece, said: SaidPiece, device: torch.device) 
     if said.codes.shape[-1]:
         sound = codec.decode(said.codes[None].to(device))[0].cpu()
     faults = find_faults(
-        piece.text, said.codes, said.finished, said.path, said.symbols, sound, codec.frame_rate, codec.sample_rate
+        piece.text,
+        said.codes,
+        said.finished,
+        said.path,
+        said.symbols,
+        sound,
+        codec.frame_rate,
+        codec.sample_rate,
+        piece.pace,
     )
     return replace(said, waveform=sound, faults=faults, sounding=time.monotonic() - started)
 
 
-@torch.no_grad()
 def _decode(
     model: SpeechLM,
     pieces: Sequence[Piece],
@@ -136,16 +147,9 @@ def _decode(
     sampling: Sampling | None,
     on_frame: Callable[[int], None] | None,
 ) -> list[SaidPiece]:
-    device, tokenizer = model.null_text.device, SpeechTokenizer()
-    ids = [tokenizer.encode(piece.text, piece.language) for piece in pieces]
-    lengths = torch.tensor([len(row) for row in ids], device=device)
-    text = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
-    language = torch.tensor([model.languages.index(piece.language) for piece in pieces], device=device)
-    voices = torch.stack([piece.voice for piece in pieces]).to(device)
-    seeds = [piece.seed for piece in pieces]
     with cpu_threads(1):
-        told, untold = model.condition(text, lengths, voices, language), model.condition(None, None, voices)
-        spoken = generate(model, told, untold, frame_bound(lengths, frame_rate), seeds, sampling, on_frame)
+        decoding, symbols = begin(model, pieces, frame_rate, sampling)
+        spoken = decoding.run(on_frame)
     codes, path, entropy = spoken.codes.cpu(), spoken.path.cpu(), spoken.entropy.cpu()
     return [
         SaidPiece(
@@ -153,10 +157,29 @@ def _decode(
             bool(spoken.finished[i]) and frames > 0,
             path=path[i, :frames],
             entropy=entropy[i, :frames],
-            symbols=tokenizer.symbols(ids[i]),
+            symbols=symbols[i],
         )
         for i, frames in enumerate(spoken.frames.tolist())
     ]
+
+
+@torch.no_grad()
+def begin(
+    model: SpeechLM, pieces: Sequence[Piece], frame_rate: float, sampling: Sampling | None
+) -> tuple[Decoding, list[list[str]]]:
+    """Pieces ready to be decoded together, and the symbols of each one's text tokens."""
+    device, tokenizer = model.null_text.device, SpeechTokenizer()
+    ids = [tokenizer.encode(piece.text, piece.language) for piece in pieces]
+    lengths = torch.tensor([len(row) for row in ids], device=device)
+    text = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
+    language = torch.tensor([model.languages.index(piece.language) for piece in pieces], device=device)
+    voices = torch.stack([piece.voice for piece in pieces]).to(device)
+    told = model.condition(text, lengths, voices, language)
+    untold = model.condition(None, None, None, batch=len(pieces))  # guidance is away from no text and no voice
+    pace, seeds = torch.tensor([piece.pace for piece in pieces], device=device), [piece.seed for piece in pieces]
+    bounds = (frame_bound(lengths, frame_rate) / pace.clamp(max=1.0)).long()
+    decoding = Decoding(model, told, untold, bounds, seeds, sampling or Sampling(), pace)
+    return decoding, [tokenizer.symbols(row) for row in ids]
 
 
 @contextmanager

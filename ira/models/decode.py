@@ -44,10 +44,12 @@ class Decoding:
         max_frames: Tensor,
         seeds: list[int],
         sampling: Sampling,
+        pace: Tensor | None = None,
     ) -> None:
         rows, device = len(memory.vectors), memory.vectors.device
         if not len(max_frames) == len(seeds) == rows:
             raise ValueError(f"{len(max_frames)} bounds and {len(seeds)} seeds for {rows} rows")
+        pace = torch.ones(rows) if pace is None else pace
         self.model, self.sampling, self.step = model, sampling, 0
         self.guided = null_memory is not None and sampling.guidance != 1.0
         self.frames = max_frames.to(device).clamp(max=model.config.max_steps - model.codebooks)
@@ -58,7 +60,7 @@ class Decoding:
         _, bos, _ = special_ids(model.codebook_size)
         self.steps = torch.full((rows, model.codebooks, self.limit + model.codebooks), bos, device=device)
         self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.walker = Walker(memory.lengths, model.config.longest_stay, sampling.pace)
+        self.walker = Walker(memory.lengths, model.config.longest_stay, pace.to(device))
         self.path, self.entropy = torch.zeros(rows, self.limit, dtype=torch.long), torch.zeros(rows, self.limit)
 
     @property
@@ -70,6 +72,7 @@ class Decoding:
     def done(self) -> bool:
         return self.step >= self.limit + self.model.codebooks - 1 or bool((self.complete >= self.frames).all())
 
+    @torch.no_grad()
     def advance(self) -> None:
         """One step of the model for all rows."""
         step, (eos, _, _) = self.step, special_ids(self.model.codebook_size)
@@ -109,7 +112,13 @@ class Decoding:
         inside = torch.arange(first, end, device=self.frames.device) < self.frames[:, None]
         return torch.where(inside[:, None], undelay(steps, end - first), 0)
 
-    def result(self) -> Generated:
+    @torch.no_grad()
+    def run(self, on_frame: Callable[[int], None] | None = None) -> Generated:
+        """To the end of every row; `on_frame` is called with the number of complete frames."""
+        while not self.done:
+            self.advance()
+            if on_frame is not None and self.complete:
+                on_frame(self.complete)
         size = int(self.frames.max())
         inside = torch.arange(size) < self.frames.cpu()[:, None]
         path, nats = (torch.where(inside, values[:, :size], 0) for values in (self.path, self.entropy))
@@ -125,21 +134,18 @@ def generate(
     seeds: list[int],
     sampling: Sampling | None = None,
     on_frame: Callable[[int], None] | None = None,
+    pace: Tensor | None = None,
 ) -> Generated:
     """Sample until every row has ended or reached its bound.
 
     Args:
-        memory: conditions of B rows; null_memory: the same rows with the text dropped, or None for no guidance.
+        memory: conditions of B rows; null_memory: rows to be guided away from, or None.
         max_frames: [B] bound of each row; what the model can read at most bounds it too.
         seeds: B seeds.
         on_frame: called with the number of finished frames, for progress.
+        pace: [B] how fast each row speaks, 1 where it is None.
     """
-    decoding = Decoding(model, memory, null_memory, max_frames, seeds, sampling or Sampling())
-    while not decoding.done:
-        decoding.advance()
-        if on_frame is not None and decoding.complete:
-            on_frame(decoding.complete)
-    return decoding.result()
+    return Decoding(model, memory, null_memory, max_frames, seeds, sampling or Sampling(), pace).run(on_frame)
 
 
 def frame_bound(text_lengths: Tensor, frame_rate: float) -> Tensor:

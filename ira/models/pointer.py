@@ -45,10 +45,10 @@ class Walker:
 
     Where every frame is as likely as the next, that is the mean duration; where one frame is nearly certain, it is that
     frame. Sampling each step instead would make durations as rough as coin tosses, and the median of durations, which
-    are skewed, makes speech too fast.
+    are skewed, makes speech too fast. `pace` [B] multiplies the rate at which a row leaves its tokens: 2 is fast.
     """
 
-    def __init__(self, lengths: Tensor, longest_stay: int, pace: float) -> None:
+    def __init__(self, lengths: Tensor, longest_stay: int, pace: Tensor) -> None:
         self.told, self.last = lengths > 0, (lengths - 1).clamp(min=0)
         self.longest, self.pace = longest_stay, pace
         self.pointer = Pointer(torch.zeros_like(lengths)[:, None], self.told.long()[:, None])

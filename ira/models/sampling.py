@@ -10,19 +10,18 @@ from ira.config import Section
 
 
 class Sampling(Section):
-    """How tokens are drawn. `guidance` above 1 is classifier-free guidance against the null text (Ho, Salimans 2022).
+    """How tokens are drawn. `guidance` above 1 is classifier-free guidance (Ho, Salimans 2022).
 
     `repetition_window` and `repetition_share` are the repetition-aware sampling of VALL-E 2 (Chen et al. 2024): where
     the drawn token fills that share of the last window of its book, it is drawn again without top-k. Temperature 0
-    takes the likeliest token, always. `pace` multiplies the rate at which the pointer leaves its token: 2 is fast.
+    takes the likeliest token, always.
     """
 
-    temperature: float = Field(default=0.8, ge=0)
+    temperature: float = Field(default=0.7, ge=0)
     top_k: int = Field(default=80, gt=0)
-    guidance: float = Field(default=1.5, ge=0)
+    guidance: float = Field(default=3.0, ge=0)
     repetition_window: int = Field(default=10, gt=0)
     repetition_share: float = Field(default=0.5, gt=0)
-    pace: float = Field(default=1.0, gt=0)
 
 
 def draw(logits: Tensor, past: Tensor, generators: list[torch.Generator], sampling: Sampling, eos: int) -> Tensor:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ira.audio.compact import CompactCodec
+from ira.audio.quantizer import Quantized
 from ira.audio.synthesis import HOP
+from ira.audio.vocoder import Vocoder
 from ira.audio.waveform import SAMPLE_RATE, load_audio
 from ira.config import CodecStage
 from ira.console import warn
@@ -34,6 +36,7 @@ from ira.training.stage import StepLoss
 
 CROPS_PER_FILE = 4  # a file costs more to open than to crop
 COMMITMENT = 0.25
+PITCH = 5.0  # weight of the vocoder's pitch error
 ADVERSARIAL = 0.5  # norm of the discriminators' gradient at the last layer by that of the reconstruction
 RAMP = 0.2  # share of the adversary's time until it counts as much
 VALIDATION_CROPS = 32
@@ -98,7 +101,7 @@ class CodecTraining:
     def loss(self, batch: Tensor, share_done: float) -> StepLoss:
         """The gradient is made at the codec's output and carried back by a loss of that slope, not of that value."""
         waveform = batch.to(self.device)
-        books = self._dropped_books(len(waveform)).to(self.device)
+        books = self._dropped_books(len(waveform), self.codec.config.codebooks).to(self.device)
         made, quantized = self.codec(waveform, books)
         output = made.detach().requires_grad_()
         losses = self.reconstruction(output, waveform)
@@ -111,11 +114,23 @@ class CodecTraining:
             share = ADVERSARIAL * self._ramp(share_done)
             gradient = balanced(made, self.codec.last_layer, gradient, adversary, share)
             metrics |= {name: float(loss.detach()) for name, loss in heard.items()}
-        quantizer = quantized.codebook_loss + COMMITMENT * quantized.commitment_loss
         slope = (made * gradient).sum()
-        loss = torch.as_tensor(weighted).detach() + slope - slope.detach() + quantizer + own
+        loss = torch.as_tensor(weighted).detach() + slope - slope.detach() + _quantizer_loss(quantized) + own
+        if isinstance(self.codec, CompactCodec):
+            vocoder, heard = self._vocoder_loss(self.codec.vocoder, waveform)
+            loss, metrics = loss + vocoder, metrics | heard
         metrics["codebook"] = float(quantized.codebook_loss.detach())
         return StepLoss(loss, waveform.shape[0] * waveform.shape[-1] // HOP, metrics)
+
+    def _vocoder_loss(self, vocoder: Vocoder, waveform: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Its own books' loss, in which no phase counts, and what to log of it."""
+        books = self._dropped_books(len(waveform), self.codec.config.vocoder_books).to(self.device)
+        said = vocoder(waveform, books)
+        losses = self.reconstruction(said.made, waveform)
+        settings = self.settings
+        loss = settings.mel_weight * losses["mel"] + settings.magnitude_weight * losses["magnitude"]
+        metrics = {"vocoder_mel": float(losses["mel"].detach()), "pitch_error": float(said.pitch_error.detach())}
+        return loss + PITCH * said.pitch_error + _quantizer_loss(said.quantized), metrics
 
     def _weights(self) -> dict[str, float]:
         settings = self.settings
@@ -130,20 +145,20 @@ class CodecTraining:
         """Revive dead codes with what all processes saw; a step that was dropped has nothing to say."""
         if not isinstance(self.codec, CompactCodec):
             return
-        quantizer = self.codec.quantizer
-        seen = in_order({number * world() + rank(): each for number, each in enumerate(quantizer.seen)})
-        quantizer.seen.clear()
-        if kept:
-            quantizer.revive(seen)
+        for quantizer in (self.codec.vocoder.quantizer, self.codec.quantizer):
+            seen = in_order({number * world() + rank(): each for number, each in enumerate(quantizer.seen)})
+            quantizer.seen.clear()
+            if kept:
+                quantizer.revive(seen)
 
     def _ramp(self, share_done: float) -> float:
         """0 to 1 over the first part of the adversary's time: discriminators that know nothing only disturb."""
         ours = self.settings.adversarial_share
         return min(1.0, (share_done - (1 - ours)) / (RAMP * ours))
 
-    def _dropped_books(self, batch: int) -> Tensor:
+    @staticmethod
+    def _dropped_books(batch: int, books: int) -> Tensor:
         """Half of the rows use every codebook, the others a random number of them: [B]."""
-        books = self.codec.config.codebooks
         return torch.where(torch.rand(batch) < 0.5, books, torch.randint(1, books + 1, (batch,)))
 
     def validate(self) -> dict[str, float]:
@@ -202,6 +217,10 @@ def crops(recordings: Recordings, rows: list[Row], samples: int, each: int, gene
         starts = torch.randint(0, waveform.shape[-1] - samples + 1, (each,), generator=generator)
         pieces += [waveform[:, start : start + samples] for start in starts.tolist()]
     return pieces
+
+
+def _quantizer_loss(quantized: Quantized) -> Tensor:
+    return quantized.codebook_loss + COMMITMENT * quantized.commitment_loss
 
 
 @cache

@@ -198,8 +198,9 @@ def _voice(config: Config, parts: Parts, batch: Batch, cuda: bool) -> tuple[Laye
 
 def _codec(config: Config, parts: Parts, batch: Batch, cuda: bool) -> tuple[Layers, float, float]:
     shape, a, frames = config.codec.compact, _width(config), batch.rows * batch.frames
-    spectra = 5 * 60 * frames * SAMPLE_RATE // FRAME_RATE  # five windows, about 60 bytes a sample each
-    blocks = 10 * shape.width * a * frames * (shape.encoder_layers + shape.decoder_layers)
+    # Twice: the vocoder, and the part that writes the other books.
+    spectra = 2 * 5 * 60 * frames * SAMPLE_RATE // FRAME_RATE  # five windows, about 60 bytes a sample each
+    blocks = 2 * 10 * shape.width * a * frames * (shape.encoder_layers + shape.decoder_layers)
     books = shape.codebooks * frames * (8 * shape.width + 4 * shape.codebook_size)
     return [], blocks + books + spectra + frames * 40 * 1282, spectra / 5
 

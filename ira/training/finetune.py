@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import EncodecModel
 
 from ira.audio.codec import Tokens
-from ira.audio.compact import Quantized
 from ira.audio.encodec import EncodecCodec, load_encodec
+from ira.audio.quantizer import Quantized
 
 
 class TrainableEncodec(nn.Module):

@@ -168,7 +168,7 @@ class SpeechTraining:
 
     def _generate(self, batch: SpokenBatch) -> Generated:
         bound = frame_bound(batch.rows.text_lengths.to(self.device), self.frame_rate)
-        untold = self.model.condition(None, None, batch.voices.to(self.device))
+        untold = self.model.condition(None, None, None, batch=len(batch.voices))
         return generate(self.model, self._condition(batch), untold, bound, seeds=list(range(len(batch.voices))))
 
     @torch.no_grad()

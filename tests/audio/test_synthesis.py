@@ -1,22 +1,15 @@
-"""Heads of the compact codec: that windows overlap to the signal, and that a sample waits for three frames."""
+"""The head of the compact codec: that windows overlap to the signal, and that a sample waits for three frames."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch.nn.functional import pad
 
-from ira.audio.synthesis import HOP, OVERLAP, WINDOW, CosineHead, FourierHead, cosine_basis, overlap_halves
+from ira.audio.synthesis import HOP, OVERLAP, CosineHead, cosine_basis, overlap_halves
 
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def test_fourier_windows_overlap_to_the_signal_they_were_cut_from():
-    head, signal = FourierHead(8), noise(1, 1, 10 * HOP)
-    cut = pad(signal, (WINDOW - HOP, WINDOW - HOP))[0, 0].unfold(0, WINDOW, HOP)
-    torch.testing.assert_close(head.overlap_add((cut * head.window.square())[None]), signal, atol=1e-5, rtol=0)
 
 
 def test_coefficients_of_a_signal_bring_it_back():
@@ -34,17 +27,15 @@ def test_a_tone_is_a_few_coefficients():
     assert power[20:34].sum() / power.sum() > 0.99
 
 
-@pytest.mark.parametrize("kind", [FourierHead, CosineHead])
-def test_of_each_frame_but_the_last_three_there_are_320_samples(kind):
-    head = kind(8)
+def test_of_each_frame_but_the_last_three_there_are_320_samples():
+    head = CosineHead(8)
     assert head(noise(2, 10, 8)).shape == (2, 1, 7 * HOP)
     assert head(noise(1, OVERLAP + 1, 8)).abs().max() > 0
 
 
-@pytest.mark.parametrize("kind", [FourierHead, CosineHead])
-def test_a_block_of_samples_hears_the_third_frame_after_its_own_and_none_later(kind):
+def test_a_block_of_samples_hears_the_third_frame_after_its_own_and_none_later():
     hidden = noise(1, 12, 8).requires_grad_()
-    kind(8)(hidden)[0, 0, 4 * HOP + 100].backward()
+    CosineHead(8)(hidden)[0, 0, 4 * HOP + 100].backward()
     assert hidden.grad is not None
     heard = hidden.grad[0].abs().amax(-1) > 0
     assert heard[4 + OVERLAP] and not heard[4 + OVERLAP + 1 :].any()

@@ -14,7 +14,7 @@ from ira.data.text import normalize
         ("en", "Dr. Smith met Mr. Jones, i.e. the mayor.", "doctor smith met mister jones, that is the mayor."),
         ("en", "No. 5 is 3 km away, 1 km by air.", "number five is three kilometers away, one kilometer by air."),
         ("en", "apples, pears, etc.", "apples, pears, et cetera."),
-        ("en", "He sold \"apples, pears, etc.\"", 'he sold "apples, pears, et cetera."'),
+        ("en", 'He sold "apples, pears, etc."', 'he sold "apples, pears, et cetera."'),
         ("en", "On Main St., in St. Louis, on Main St.", "on main street, in saint louis, on main street."),
         ("en", "1,000,000 km", "one million kilometers"),
         ("en", "$3.50 and £1.01", "three dollars, fifty cents and one pound, one penny"),

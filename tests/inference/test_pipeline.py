@@ -428,3 +428,11 @@ def test_pickled_and_missing_checkpoints_are_refused(tiny_model_folder: Path, tm
         with pytest.raises(InputError, match="model folder") as caught:
             create_pipeline_from_checkpoints(speech, None, adapter)
         assert "\n" not in str(caught.value)
+
+
+def test_pace_multiplies_how_fast_the_text_is_gone_through(pipeline: Pipeline):
+    slow, plain, fast = (pipeline.speak("hello there, how are you", pace=pace).seconds for pace in (0.5, 1.0, 2.0))
+    assert slow > 1.5 * plain > 2 * fast
+    for pace in (0.0, 0.49, 2.1, float("nan")):
+        with pytest.raises(InputError, match="a number from 0.5 to 2 is wanted"):
+            pipeline.speak("hello", pace=pace)

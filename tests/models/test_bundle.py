@@ -97,10 +97,11 @@ def test_the_codec_comes_back_at_the_bandwidth_of_the_card(folder: Path):
     torch.manual_seed(0)
     written = CompactCodec(COMPACT).eval()
     codec = bundled_codec(folder, CPU)
-    assert codec.codebooks == 2
-    assert codec.fingerprint() == written.fingerprint().replace(":k4", ":k2")
+    assert (codec.codebooks, written.codebooks) == (2, 4)
     sound = torch.randn(1, 1, 3200)
     assert torch.equal(codec.encode(sound).codes, written.encode(sound).codes[:, :2])
+    written.codebooks = 2
+    assert codec.fingerprint() == written.fingerprint()
 
 
 @torch.no_grad()

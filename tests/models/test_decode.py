@@ -95,8 +95,8 @@ def slow_greedy(
 def test_greedy_is_the_slow_loop_without_a_cache(model, guidance, pace):
     rows, bounds = 12, torch.arange(12) % 5 + 6
     memory, null = conditions(model, rows)
-    sampling = Sampling(temperature=0, guidance=guidance, pace=pace)
-    made = generate(model, memory, null, bounds, [0] * rows, sampling)
+    sampling = Sampling(temperature=0, guidance=guidance)
+    made = generate(model, memory, null, bounds, [0] * rows, sampling, pace=torch.full((rows,), pace))
     for row in range(rows):
         one = (rows_of(memory, [row]), rows_of(null, [row]))
         codes, path, end, finished = slow_greedy(model, *one, int(bounds[row]), guidance, pace)
@@ -157,7 +157,7 @@ def test_what_was_spoken_reads_again_as_it_was_spoken(model):
 
 def stays(chances: list[float], lengths: list[int], longest: int, pace: float) -> list[list[int]]:
     """Frames of each token where the chance to leave is the same at every frame, until the last is left."""
-    walker = Walker(torch.tensor(lengths), longest, pace)
+    walker = Walker(torch.tensor(lengths), longest, torch.tensor(pace))
     found = [[0] * max(length, 1) for length in lengths]
     running = set(range(len(lengths)))
     for _ in range(200):
@@ -180,7 +180,7 @@ def test_the_longest_stay_forces_the_pointer_on():
 
 def test_the_pointer_never_skips_never_goes_back_and_ends_from_the_last_token_alone():
     lengths = torch.tensor([5, 1, 3, 0])
-    walker, generator = Walker(lengths, 6, 1.0), torch.Generator().manual_seed(0)
+    walker, generator = Walker(lengths, 6, torch.tensor(1.0)), torch.Generator().manual_seed(0)
     before, count = walker.pointer.place, torch.zeros(4)
     assert before.eq(0).all() and walker.pointer.stay[:, 0].tolist() == [1, 1, 1, 0]
     for _ in range(40):
@@ -462,7 +462,6 @@ def test_a_bound_and_a_seed_for_each_row_are_wanted(model):
         {"repetition_window": 0},
         {"repetition_share": 0},
         {"guidance": -1},
-        {"pace": 0},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong):

@@ -146,7 +146,14 @@ def test_every_parameter_learns_and_no_gradient_reaches_the_padding(encoder):
 def codec() -> CompactCodec:
     torch.manual_seed(1)
     small = CompactConfig(
-        width=8, encoder_layers=1, decoder_layers=1, mel_bins=M, codebooks=2, codebook_size=16, code_dim=4
+        width=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        mel_bins=M,
+        codebooks=2,
+        vocoder_books=1,
+        codebook_size=16,
+        code_dim=4,
     )
     return CompactCodec(small).eval()
 

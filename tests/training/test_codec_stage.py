@@ -62,12 +62,11 @@ def tones(tmp_path: Path) -> list[Row]:
 def stage(rows: list[Row], held_out: list[Row], **settings) -> CodecTraining:
     torch.manual_seed(0)
     config = CompactConfig(
-        transform="cosine",
         width=48,
         encoder_layers=1,
         decoder_layers=2,
         mel_bins=40,
-        codebooks=3,
+        codebooks=4,
         codebook_size=64,
         code_dim=6,
     )
@@ -176,7 +175,7 @@ def test_gain_stays_below_full_scale():
 
 def test_half_of_the_rows_use_every_codebook_and_the_others_any_number(tones):
     torch.manual_seed(0)
-    books = stage(tones, [])._dropped_books(4000)
+    books = stage(tones, [])._dropped_books(4000, 3)
     shares = torch.bincount(books, minlength=4).float() / 4000
     assert shares[0] == 0 and shares[1:].tolist() == pytest.approx([1 / 6, 1 / 6, 2 / 3], abs=0.03)
 
@@ -221,10 +220,11 @@ def test_the_loss_has_the_gradient_of_the_weighted_reconstruction(tones):
     torch.manual_seed(3)
     found = training.loss(training.judged, 0.0).loss
     torch.manual_seed(3)
-    made, quantized = training.codec(training.judged, training._dropped_books(len(training.judged)))
+    made, quantized = training.codec(training.judged, training._dropped_books(len(training.judged), 4))
     losses = training.reconstruction(made, training.judged)
     whole = sum(training._weights()[name] * loss for name, loss in losses.items())
     whole = whole + quantized.codebook_loss + 0.25 * quantized.commitment_loss
+    whole = whole + training._vocoder_loss(training.codec.vocoder, training.judged)[0]
     assert float(found.detach()) == pytest.approx(float(whole.detach()), rel=1e-4)
     weight: Any = training.codec.encoder_in.weight  # type: ignore[union-attr]
     (one,), (other,) = (torch.autograd.grad(loss, weight) for loss in (found, whole))

@@ -200,7 +200,11 @@ def _opened(recordings: list[Recording]) -> Iterator[Recording]:
         waiting: deque[Recording] = deque()
         for recording in recordings:
             sound = recording.sound
-            ahead = recording if isinstance(sound, Path) else dataclasses.replace(recording, sound=pool.submit(sound).result)
+            ahead = (
+                recording
+                if isinstance(sound, Path)
+                else dataclasses.replace(recording, sound=pool.submit(sound).result)
+            )
             waiting.append(ahead)
             if len(waiting) > _AHEAD:
                 yield waiting.popleft()
