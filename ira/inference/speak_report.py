@@ -26,7 +26,6 @@ from ira.inference.pipeline import Pipeline, SpeakRow
 from ira.inference.speaking import Piece, SaidPiece
 from ira.inference.spoken import Spoken
 from ira.inference.tracks import draw_tracks, pixels_a_second, safe
-from ira.inference.voices import DEFAULT_VOICE
 from ira.models.speech_lm import SpeechLM
 
 SOUND_BYTES = 40_000_000  # of all sounds in a page, as they stand in it
@@ -155,7 +154,7 @@ def _section(name: str, parts: Sequence[str]) -> str:
 def _asked(row: SpeakRow | None) -> str:
     if row is None:
         return ""
-    voice = f"{DEFAULT_VOICE} (the default)" if row.voice is None else getattr(row.voice, "source", row.voice)
+    voice = "the default voice" if row.voice is None else getattr(row.voice, "source", row.voice)
     return _table({"voice": str(voice), "seed": str(row.seed), "language": row.language})
 
 

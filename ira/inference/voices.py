@@ -25,6 +25,7 @@ from ira.inference.voice_file import SUFFIX, Voice, load_voice
 from ira.models.voice_encoder import embed_recording, embed_words
 
 DEFAULT_VOICE = "a woman with a medium-pitched voice speaking at a normal pace"
+DEFAULT_FILE = f"default{SUFFIX}"
 LONGEST_DESCRIPTION = 1000  # characters; the time and memory of reading it grow with the square
 VOICE_SECONDS = (0.5, 60.0)  # a recording shorter than the first makes no voice; the second is as much as is read
 MOST_PARTS = 8  # of a mix
@@ -44,15 +45,16 @@ class Voices:
     kept: dict[str, Voice] = field(default_factory=dict)
 
     def of(self, spec: VoiceSpec) -> Voice:
-        """The voice that `spec` means; None is `DEFAULT_VOICE`.
+        """The voice that `spec` means; None is the model folder's `default.voice`, or `DEFAULT_VOICE` without one.
 
-        A default in words rather than no voice: without one, every piece of a text would be said by someone else.
+        A default rather than no voice: without one, every piece of a text would be said by someone else.
 
         Raises:
             InputError: it leads nowhere, says nothing, or is a mix without good weights.
         """
         if isinstance(spec, Voice):
             return spec
+        spec = self._default() if spec is None else spec
         mixed = parse_mix(spec) if isinstance(spec, str) else None
         if mixed:
             return mix_voices([self.of(what) for what, _ in mixed], [weight for _, weight in mixed])
@@ -65,8 +67,12 @@ class Voices:
             self.kept[key] = self._made(spec)
         return self.kept[key]
 
-    def _made(self, spec: str | Path | None) -> Voice:
-        words = DEFAULT_VOICE if spec is None else str(spec)
+    def _default(self) -> str:
+        path = self.parts.folder / DEFAULT_FILE
+        return str(path) if path.is_file() else DEFAULT_VOICE
+
+    def _made(self, spec: str | Path) -> Voice:
+        words = str(spec)
         if words.endswith(SUFFIX):
             return load_voice(words, self.parts.voice_encoder_hash())
         return self._recorded(Path(words)) if isinstance(spec, Path) or is_path(words) else self._in_words(words)
@@ -91,9 +97,9 @@ class Voices:
         return Voice(embedding, self.parts.voice_encoder_hash(), f"sha256:{_sha256(path)}")
 
 
-def content_key(spec: str | Path | None) -> str | None:
+def content_key(spec: str | Path) -> str | None:
     """What a voice is kept by: its words, or how its file is read and the sha256 of its bytes; None without a file."""
-    words = DEFAULT_VOICE if spec is None else str(spec)
+    words = str(spec)
     if not isinstance(spec, Path) and not words.endswith(SUFFIX) and not is_path(words):
         return f"words:{words}"
     kind = "saved" if words.endswith(SUFFIX) else "recorded"

@@ -13,7 +13,7 @@ from torch import nn
 
 from ira.audio.codec import RELEASED_ENCODEC, Codec, load_codec
 from ira.audio.compact import CompactCodec
-from ira.checkpoint import load_model, load_tensors, save_model, save_tensors
+from ira.checkpoint import load_model, load_tensors, save_model, save_tensors, weights_hash
 from ira.config import AugmentConfig, Config, DataConfig, StageName
 from ira.console import warn
 from ira.data.manifest import Row, read_manifest
@@ -22,6 +22,8 @@ from ira.data.pronunciation import SpeechTokenizer
 from ira.data.shards import Fingerprint, TokenShards, language_of, split_folder
 from ira.data.text import CharTokenizer
 from ira.errors import InputError
+from ira.inference.voice_file import Voice, save_voice
+from ira.inference.voices import DEFAULT_FILE
 from ira.models.adapter import Adapter
 from ira.models.audio_llm import AudioLLM
 from ira.models.bundle import LORA_KIND, bundled_audio_llm, bundled_llm, mixed_layers, write_card
@@ -96,7 +98,12 @@ def _speech(run: Run) -> Built:
     voices = first_alone(lambda: VoiceTable(encoder, codec, shards))
     settings = run.config.train.speech
     stage = SpeechTraining(model, voices, shards, held_out, settings, run.device, codec.frame_rate)
-    return stage, lambda: _publish(run, "speech_lm", model)
+
+    def publish() -> None:
+        _publish(run, "speech_lm", model)
+        first_does(lambda: _publish_default_voice(run, voices, shards))
+
+    return stage, publish
 
 
 def _align(run: Run) -> Built:
@@ -199,6 +206,13 @@ def _publish_encodec(run: Run, codec: TrainableEncodec) -> None:
     shutil.rmtree(own, ignore_errors=True)
     os.rename(aside, own)
     write_card(run.model, run.config)
+
+
+def _publish_default_voice(run: Run, voices: VoiceTable, shards: TokenShards) -> None:
+    """Who was heard most in training is said best: the voice of a text that comes without one."""
+    speaker, embedding = voices.most_heard(shards, "en")
+    made = Voice(embedding, weights_hash(run.model, "voice"), f"the training recordings of {speaker}")
+    save_voice(run.model / DEFAULT_FILE, made, consent="that of the training data")
 
 
 def _keep_codec(run: Run, codec: CompactCodec) -> None:

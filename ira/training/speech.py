@@ -217,6 +217,16 @@ class VoiceTable:
         clips = self.by_speaker[self.speakers[row]]
         return self.embeddings[clips[int(torch.randint(len(clips), (1,), generator=generator))]]
 
+    def most_heard(self, shards: TokenShards, language: str) -> tuple[str, Tensor]:
+        """The speaker with the most frames in a language, of all where nobody speaks it, and that voice [P]."""
+        rows = [i for i in range(len(shards)) if language_of(shards[i]) == language] or list(range(len(shards)))
+        heard: dict[str, int] = {}
+        for row in rows:
+            heard[self.speakers[row]] = heard.get(self.speakers[row], 0) + int(shards.lengths[row])
+        speaker = max(heard, key=heard.__getitem__)
+        own = [row for row in rows if self.speakers[row] == speaker]
+        return speaker, nn.functional.normalize(self.embeddings[own].mean(0), dim=0)
+
     @torch.no_grad()
     def _describe(self, shards: TokenShards) -> None:
         """`words`: the voices of all captions; `captions`: which of them are each row's."""

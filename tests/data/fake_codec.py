@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from ira.audio.codec import Tokens
+from ira.audio.codec import DecoderStream, Tokens
 
 
 class LoudnessCodec:
@@ -29,6 +29,9 @@ class LoudnessCodec:
         return Tokens(torch.stack([level // 1024, level % 1024], dim=1), frames)
 
     def decode(self, codes: Tensor, frames: Tensor | None = None) -> Tensor:
+        raise NotImplementedError("nothing here listens")
+
+    def stream(self) -> DecoderStream:
         raise NotImplementedError("nothing here listens")
 
     def code_vectors(self) -> list[torch.Tensor]:

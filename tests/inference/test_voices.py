@@ -8,11 +8,22 @@ import torch
 
 from ira.errors import InputError
 from ira.inference.voice_file import Voice, save_voice
-from ira.inference.voices import MOST_PARTS, VOICES_KEPT, Voices, content_key, mix_voices, parse_mix
+from ira.inference.voices import (
+    DEFAULT_FILE,
+    DEFAULT_VOICE,
+    MOST_PARTS,
+    VOICES_KEPT,
+    Voices,
+    content_key,
+    mix_voices,
+    parse_mix,
+)
 
 
 class FakeParts:
     """An encoder that gives each different description another vector, and counts."""
+
+    folder = Path("/nowhere")
 
     def voice_encoder_hash(self) -> str:
         return "e" * 64
@@ -170,3 +181,11 @@ def test_a_failed_voice_is_not_kept_and_only_so_many_are(voices: Voices):
     for number in range(VOICES_KEPT + 5):
         voices.of(f"voice {number}")
     assert len(voices.kept) == VOICES_KEPT and "words:" not in voices.kept
+
+
+def test_without_a_voice_it_is_the_model_folders_default_or_words(voices: Voices, tmp_path: Path):
+    assert voices.of(None).source == DEFAULT_VOICE
+    voices.parts.folder = tmp_path
+    save_voice(tmp_path / DEFAULT_FILE, unit(5, "who was heard most"), "")
+    assert torch.allclose(voices.of(None).embedding, unit(5).embedding)
+    assert voices.of(DEFAULT_VOICE).source == DEFAULT_VOICE

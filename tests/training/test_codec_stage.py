@@ -224,7 +224,8 @@ def test_the_loss_has_the_gradient_of_the_weighted_reconstruction(tones):
     losses = training.reconstruction(made, training.judged)
     whole = sum(training._weights()[name] * loss for name, loss in losses.items())
     whole = whole + quantized.codebook_loss + 0.25 * quantized.commitment_loss
-    whole = whole + training._vocoder_loss(training.codec.vocoder, training.judged)[0]
+    vocoder: Any = training.codec.vocoder
+    whole = whole + training._vocoder_loss(vocoder, training.judged)[0]
     assert float(found.detach()) == pytest.approx(float(whole.detach()), rel=1e-4)
     weight: Any = training.codec.encoder_in.weight  # type: ignore[union-attr]
     (one,), (other,) = (torch.autograd.grad(loss, weight) for loss in (found, whole))

@@ -110,7 +110,11 @@ def test_every_stage_leaves_its_mark_its_figures_and_its_part_of_the_model(finis
     assert all((run / stage / "done.json").is_file() for stage in STAGES)
     model = {path.name for path in (run / "model").iterdir()}
     parts = ("codec", "voice", "speech_lm", "adapter", "lora")
-    assert model == {"model.json", *(f"{part}.{kind}" for part in parts for kind in ("safetensors", "json"))}
+    assert model == {
+        "model.json",
+        "default.voice",
+        *(f"{part}.{kind}" for part in parts for kind in ("safetensors", "json")),
+    }
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(line["stage"] for line in lines)) == list(STAGES)
     losses = [line["loss"] for line in lines if "loss" in line]

@@ -313,6 +313,16 @@ def test_as_many_voices_are_described_in_words_as_was_asked_for(make_shards, ton
     assert all(any(torch.equal(table.draw(4, 1.0, generator), own) for own in table.embeddings[3:]) for _ in range(20))
 
 
+def test_the_speaker_heard_most_is_that_of_the_language_where_somebody_speaks_it(make_shards, tone_codec, encoder):
+    german = [{**row, "language": "de"} for row in notes(6, "c")]
+    shards = make_shards("voices", notes(3, "a") + notes(4, "b") + german)
+    table = VoiceTable(encoder, tone_codec, shards)
+    for language, speaker, own in (("en", "b", slice(3, 7)), ("de", "c", slice(7, 13)), ("nl", "c", slice(7, 13))):
+        name, voice = table.most_heard(shards, language)
+        wanted = torch.nn.functional.normalize(table.embeddings[own].mean(0), dim=0)
+        assert name.endswith(speaker) and torch.allclose(voice, wanted)
+
+
 def test_voices_do_not_depend_on_their_neighbours_and_are_kept_for_the_next_run(make_shards, tone_codec, encoder):
     shards = make_shards("voices", notes(5, "a"))
     table = VoiceTable(encoder, tone_codec, shards)
