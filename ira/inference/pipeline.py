@@ -26,7 +26,7 @@ from ira.inference.speaking import PIECE_STEP, SEEDS, Piece, SaidPiece, cpu_thre
 from ira.inference.spoken import NoSound, Spoken
 from ira.inference.streamed import stream
 from ira.inference.voice_file import Voice
-from ira.inference.voices import Voices, VoiceSpec
+from ira.inference.voices import Voices, VoiceSpec, pace_in_words
 from ira.models.audio_llm import AUDIO, PromptItem
 from ira.models.bundle import EMBEDDED
 from ira.models.sampling import Sampling
@@ -42,7 +42,7 @@ SLOWEST, FASTEST = 0.5, 2.0  # paces that are offered
 class SpeakRow:
     """One text to speak; `voice` as `Pipeline.voice_of` takes it.
 
-    pace: from 0.5, half as fast as the voice was learned, to 2.0.
+    pace: from 0.5, half as fast as the voice was learned, to 2.0; words such as "slowly" in a voice count beside it.
     strict: False where signs that cannot be spoken are left out, as of an LLM's answer, and not refused.
     """
 
@@ -158,9 +158,10 @@ class Pipeline:
             if not 0 <= row.seed < SEEDS:
                 raise InputError(f"seed {row.seed}; a whole number from 0 to {SEEDS - 1} is wanted")
             read = time.monotonic()
-            voice = self._fitting(self.voice_of(row.voice)).embedding
+            voice = self._fitting(self.voice_of(row.voice))
             took = {"text": read - started, "voice": time.monotonic() - read}
-            return _Prepared(_pieces(cuts, voice, row.seed, language, row.pace), took)
+            pace = min(max(row.pace * pace_in_words(voice.source), SLOWEST), FASTEST)
+            return _Prepared(_pieces(cuts, voice.embedding, row.seed, language, pace), took)
         except InputError as error:
             return error
 
@@ -222,7 +223,7 @@ class Pipeline:
     @torch.no_grad()
     def _item(self, row: ListenRow) -> PromptItem | InputError:
         try:
-            sounds = _sounds(row.audio)
+            sounds = sounds_of(row.audio)
             messages = [{"role": "user", "content": place_audio(row.prompt, len(sounds))}]
             item = PromptItem(messages, [self.hear(sound) for sound in sounds])
             self.parts.audio_llm.prompts([item])  # raises where the LLM has no room for it
@@ -360,7 +361,8 @@ def place_audio(prompt: str | None, count: int) -> str:
     return prompt
 
 
-def _sounds(audio: Sound | Sequence[Sound] | None) -> list[Sound]:
+def sounds_of(audio: Sound | Sequence[Sound] | None) -> list[Sound]:
+    """No sound, one or several, as a list."""
     if audio is None:
         return []
     return [audio] if isinstance(audio, (str, Path, Tensor)) else list(audio)

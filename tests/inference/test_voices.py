@@ -16,6 +16,7 @@ from ira.inference.voices import (
     Voices,
     content_key,
     mix_voices,
+    pace_in_words,
     parse_mix,
 )
 
@@ -49,6 +50,22 @@ def voices(monkeypatch: pytest.MonkeyPatch) -> Voices:
 def unit(seed: int, source: str = "x") -> Voice:
     vector = torch.randn(8, generator=torch.Generator().manual_seed(seed))
     return Voice(torch.nn.functional.normalize(vector, dim=0), "e" * 64, source)
+
+
+@pytest.mark.parametrize(
+    ("words", "least", "most"),
+    [
+        ("a calm man", 1.0, 1.0),
+        ("a man speaking slowly", 0.6, 0.9),
+        ("a man speaking very slowly", 0.5, 0.7),
+        ("A woman, FAST, high voice", 1.1, 1.4),
+        ("a breakfast show host", 1.0, 1.0),
+        ("not slow at all", 1.0, 1.0),
+        ("sha256:fa57", 1.0, 1.0),
+    ],
+)
+def test_words_about_pace_are_a_pace(words: str, least: float, most: float):
+    assert least <= pace_in_words(words) <= most
 
 
 @pytest.mark.parametrize(
