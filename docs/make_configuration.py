@@ -172,6 +172,8 @@ def _kind(kind: Any) -> str:
         return " or ".join(str(arg) for arg in args)
     if origin is list:
         return f"list of {_kind(args[0])}"
+    if origin is dict:
+        return f"{_kind(args[1])} by name"
     if origin in (Union, types.UnionType):
         return " or ".join("null" if arg is type(None) else _kind(arg) for arg in args)
     if inspect.isclass(kind) and issubclass(kind, Section):

@@ -131,14 +131,18 @@ class SpeechConfig(Section):
 
 
 class AdapterConfig(Section):
-    """Perceiver adapter: `queries` per window of `window_seconds`, over a learned mix of SpeechLM layers."""
+    """A trunk over a learned mix of SpeechLM layers, and a Perceiver with `queries` per window of `window_seconds`.
 
+    `stack` frames make a position of the trunk; two are 37.5 a second, room for all that can be spelled in one.
+    """
+
+    trunk_layers: int = Field(default=6, ge=0, le=MOST_LAYERS)
     layers: int = Field(default=4, gt=0, le=MOST_LAYERS)
     queries: int = Field(default=32, gt=0, le=WIDEST)
     window_seconds: float = Field(default=10.0, gt=0, le=3600)
     width: int = Field(default=768, gt=0, le=WIDEST)
     heads: int = Field(default=12, gt=0)
-    stack: int = Field(default=4, gt=0, le=1024)
+    stack: int = Field(default=2, gt=0, le=1024)
     mix_layers: int = Field(default=4, gt=0, le=MOST_LAYERS)
 
     @model_validator(mode="after")
@@ -254,8 +258,14 @@ class SpeechStage(SoundStage):
 
 
 class AlignStage(SoundStage):
-    """Distillation from the frozen LLM on the text to the same LLM on the audio."""
+    """Distillation from the frozen LLM on the text to the same LLM on the audio.
 
+    For `hearing_share` of the run the adapter learns from transcripts alone, without the LLM. `weights` of the losses
+    (kl, end, cosine, answer, characters, tokens; 1 where one is not named) are fixed; null learns them by uncertainty.
+    """
+
+    hearing_share: float = Field(default=0.6, ge=0, le=1)
+    weights: dict[Literal["kl", "end", "cosine", "answer", "characters", "tokens"], float] | None = None
     temperature: float = Field(default=2.0, gt=0)
     teacher_responses: int = Field(default=1000, ge=0)
     response_tokens: int = Field(default=48, gt=0, le=1_000_000)

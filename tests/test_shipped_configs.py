@@ -32,9 +32,9 @@ LLM_SHAPES = {
 
 # Millions of parameters, as the documentation states them.
 STATED = {
-    "train_config": {"codec": 14.9, "voice": 14.9, "speech": 155.1, "adapter": 41.7, "llm": 1711.4, "lora": 18.1},
-    "laptop": {"codec": 33.4, "voice": 5.1, "speech": 49.5, "adapter": 14.3, "llm": 361.8, "lora": 8.7},
-    "tiny": {"codec": 12.0, "voice": 1.9, "speech": 10.0, "adapter": 2.6, "llm": 134.5, "lora": 2.4},
+    "train_config": {"codec": 14.9, "voice": 14.9, "speech": 155.1, "adapter": 84.7, "llm": 1711.4, "lora": 18.1},
+    "laptop": {"codec": 33.4, "voice": 5.1, "speech": 49.5, "adapter": 27.2, "llm": 361.8, "lora": 8.7},
+    "tiny": {"codec": 12.0, "voice": 1.9, "speech": 10.0, "adapter": 4.8, "llm": 134.5, "lora": 2.4},
 }
 
 
@@ -59,6 +59,7 @@ def build(config: Config) -> dict[str, nn.Module]:
                 source_layers=config.adapter.mix_layers,
                 target_width=width,
                 frame_rate=75.0,
+                tokens=range(8000),
             ),
             "llm": llm_of(config),
         }

@@ -153,21 +153,26 @@ def listen(
     ] = None,
     batch: Annotated[Path | None, typer.Option(metavar="ROWS.jsonl", help="answer every row of a file")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="answers of --batch")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="go on with the lines of stdin, a turn each")] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """The language model's answer to or about a recording, on stdout alone.
+    """The language model's answer to or about recordings, on stdout alone.
 
     \b
     Examples:
       ira listen question.wav
       ira listen speech.wav --prompt "What is this about?"
+      ira listen one.wav two.wav --prompt "<|audio|> or <|audio|>: which is a question?"
+      ira listen speech.wav --chat        a line is a turn; @FILE in it is one more recording
       ira listen --batch rows.jsonl --out answers.jsonl
         rows: {"id","audio","prompt"}, audio a path, a list or null -> {"id","answer"}
     """
     if batch is not None:
-        if audio or prompt or out is None:
-            raise InputError("--batch goes with --out FILE.jsonl and with neither AUDIO nor --prompt; see --help")
+        if audio or prompt or chat or out is None:
+            raise InputError(
+                "--batch goes with --out FILE.jsonl and with neither AUDIO, --prompt nor --chat; see --help"
+            )
         from ira.inference.batch import listen_rows
 
         with progress("listening") as heard:
@@ -176,8 +181,12 @@ def listen(
         raise typer.Exit(code)
     if out is not None:
         raise InputError("--out goes with --batch; a single answer goes to stdout")
+    if chat:
+        from ira.cli.chat import talk
+
+        return talk(open_pipeline(model, device), list(audio or []), prompt)
     if not audio and not prompt:
-        raise InputError("nothing to listen to; give an AUDIO file, or --batch ROWS.jsonl")
+        raise InputError("nothing to listen to; give an AUDIO file, --chat, or --batch ROWS.jsonl")
     typer.echo(open_pipeline(model, device).listen(list(audio or []), prompt))
 
 

@@ -79,7 +79,8 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here as JSON")] = None,
     sentences: Annotated[
-        Path | None, typer.Option(help="speak, control: one line a sentence with all that was measured; .csv or .jsonl")
+        Path | None,
+        typer.Option(help="speak, control, listen: one line a sentence with all that was measured; .csv or .jsonl"),
     ] = None,
     keep: Annotated[Path | None, typer.Option(help="speak, control: leave what is spoken in this folder")] = None,
     clips: Annotated[
@@ -97,13 +98,14 @@ def evaluate(
     voice    captions found, men and women, speakers told apart
     speak    what an independent recogniser hears, faults, speaking rate, similarity to the reference voice
     control  whether "a man with a low voice" is obeyed, measured on the signal
-    listen   repeating what is heard
+    listen   questions about what is heard, beside the transcript, a recogniser, no sound and another's sound
     \b
     Examples:
       ira eval codec data/test --speed
       ira eval all data/test --json figures.json
       ira eval speak readers/test.json books/test.json --clips 120 --sentences heard.csv --keep spoken
       ira eval control data/test --model runs/tiny/model --clips 20
+      ira eval listen data/test --sentences answers.jsonl
       torchrun --nproc-per-node 2 -m ira eval codec data/test    (clips shared out, the same figures)
     """
     from ira.evaluation.clips import default_manifests

@@ -1,13 +1,17 @@
-"""Manifests in; the clips that a suite measures, spread evenly over the rows that suit it, out."""
+"""Manifests in; the clips that a suite measures, spread evenly over the rows that suit it, out.
+
+Listening is measured by tasks, of which a row poses several: its clips are spread over those, rare ones too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ira.data.batches import spread
 from ira.data.manifest import Row, read_manifest
+from ira.data.tasks import TASKS, Task, tasks_of
 from ira.errors import InputError
 
 DEFAULT_MANIFESTS = ("data/test", "data/val")
@@ -50,8 +54,42 @@ def choose(suite: str, manifests: Sequence[str], count: int) -> Clips:
     if not any(found):
         raise InputError(f"{', '.join(manifests)}: no row for {suite}; {WANTED[suite]}; give another MANIFEST")
     shares = _shares([len(rows) for rows in found], count)
-    chosen = [row for rows, share in zip(found, shares, strict=True) for row in spread(rows, share)]
+    pick = spread_over_tasks if suite == "listen" else spread
+    chosen = [row for rows, share in zip(found, shares, strict=True) for row in pick(rows, share)]
     return Clips(chosen, unsuited, refused)
+
+
+def posed_by(row: Row) -> list[Task]:
+    """The tasks that a recording poses."""
+    return tasks_of(row.text.strip(), {"emotion": row.emotion, **row.extra}, row.language)
+
+
+def spread_over_tasks(rows: Sequence[Row], count: int) -> list[Row]:
+    """`count` of the rows in their order, such that each task has its share of them, or all rows that pose it.
+
+    Texts that a man and a woman say count as one task more, and come in pairs.
+    """
+    posing = {i: {task.name: task.answer for task in posed_by(row)} for i, row in enumerate(rows)}
+    kinds = [[(i,) for i, tasks in posing.items() if name in tasks] for name in TASKS]
+    kinds = sorted((kind for kind in [*kinds, _pairs(rows, posing)] if kind), key=len)
+    chosen: set[int] = set()
+    share = -(-count // len(kinds)) if kinds else 0
+    for kind in kinds:
+        missing = min(share - sum(chosen.issuperset(some) * len(some) for some in kind), count - len(chosen))
+        left = [some for some in kind if not chosen.issuperset(some)]
+        chosen.update(i for some in spread(left, max(missing // len(kind[0]), 0)) for i in some)
+    left = [i for i in range(len(rows)) if i not in chosen]
+    chosen.update(spread(left, max(count - len(chosen), 0)))
+    return [rows[i] for i in sorted(chosen)]
+
+
+def _pairs(rows: Sequence[Row], posing: Mapping[int, Mapping[str, str]]) -> list[tuple[int, ...]]:
+    """Two rows with one text each, the first of a man and the first of a woman that say it."""
+    said: dict[str, dict[str, int]] = {}
+    for i, tasks in posing.items():
+        if "gender" in tasks and rows[i].text.strip():
+            said.setdefault(rows[i].text.strip(), {}).setdefault(tasks["gender"], i)
+    return [tuple(both.values()) for both in said.values() if len(both) == 2]
 
 
 def others_of(rows: Sequence[Row], most: int) -> list[Row]:
@@ -82,7 +120,7 @@ WANTED = {
     "voice": "recordings are wanted",
     "speak": "recordings with their text are wanted",
     "control": "English text is wanted: the descriptions are English",
-    "listen": "recordings with their text are wanted",
+    "listen": "recordings are wanted with their text, or with what is known of the voice",
 }
 
 
@@ -97,4 +135,6 @@ def _suits(suite: str, row: Row) -> bool:
         return False
     if suite == "codec":
         return row.audio.suffix.lower() in LOSSLESS
+    if suite == "listen":
+        return bool(posed_by(row))
     return suite == "voice" or bool(row.text.strip())

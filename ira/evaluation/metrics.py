@@ -20,6 +20,8 @@ from ira.errors import InputError
 SCORE_RATE = 16_000  # what wide-band PESQ is defined for
 SILENT = 1e-4  # a peak below this is silence
 BOOTSTRAPS = 2000
+DRAWS = 1000  # of clips, for the interval of a mean
+Interval = tuple[float, float, float]  # what was found, and the ends of its 95 % interval
 
 
 def package(name: str) -> Any:
@@ -102,11 +104,6 @@ def difference_interval(
     return float(low), float(high)
 
 
-def capped_wer(truth: str, heard: str) -> float | None:
-    """Word error rate, letters alone, at most 1: a long wrong answer is no worse than none. None without a truth."""
-    return min(1.0, float(package("jiwer").wer(letters(truth), letters(heard)))) if letters(truth) else None
-
-
 def recall_at_k(similarity: Tensor, right: Sequence[int], k: int) -> float | None:
     """Share of the rows of `similarity` [N, M] whose right column is among the k most similar; ties count against."""
     if not len(right):
@@ -136,11 +133,47 @@ def equal_error_rate(same: Sequence[float], different: Sequence[float]) -> float
     return float((refused[best] + let_in[best]) / 2)
 
 
-def gap_closed(score: float | None, floor: float | None, ceiling: float | None) -> float | None:
-    """How far from `floor` (0) to `ceiling` (1) a score is; None where the ceiling is not above the floor."""
-    if score is None or floor is None or ceiling is None or ceiling <= floor:
+def gap_closed(score: float | None, floor: float | None, ceiling: float | None, least: float = 0.0) -> float | None:
+    """How far from `floor` (0) to `ceiling` (1) a score is; None where the ceiling is not more than `least` above."""
+    if score is None or floor is None or ceiling is None or ceiling - floor <= least:
         return None
     return (score - floor) / (ceiling - floor)
+
+
+def mean_interval(scores: Sequence[float], clips: Sequence[int]) -> Interval | None:
+    """The mean of scores and its 95 % interval: the bootstrap over the clips that they belong to, seed 0."""
+    if not len(scores):
+        return None
+    return _interval(statistics.fmean(scores), _drawn_means(clips, scores)[0])
+
+
+def gap_interval(
+    scores: Sequence[float], floors: Sequence[float], ceilings: Sequence[float], clips: Sequence[int], least: float
+) -> Interval | None:
+    """`gap_closed` of the means, of one score, floor and ceiling for each task of each clip, and its 95 % interval.
+
+    None where the ceiling's mean is not more than `least` above the floor's. A draw of clips in which it is not above
+    the floor at all has no gap to be closed, and is left out.
+    """
+    closed = gap_closed(mean(scores), mean(floors), mean(ceilings), least)
+    if closed is None:
+        return None
+    score, floor, ceiling = _drawn_means(clips, scores, floors, ceilings)
+    apart = ceiling - floor > 0
+    return _interval(closed, (score - floor)[apart] / (ceiling - floor)[apart])
+
+
+def _drawn_means(clips: Sequence[int], *scores: Sequence[float]) -> list[np.ndarray]:
+    """Means of each of the scores in `DRAWS` draws of as many clips as there are, with replacement."""
+    names, clip = np.unique(np.asarray(clips), return_inverse=True)
+    often = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
+    weights = often[:, clip]
+    return [weights @ np.asarray(each, dtype=float) / weights.sum(1) for each in scores]
+
+
+def _interval(found: float, drawn: np.ndarray) -> Interval:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return found, float(low), float(high)
 
 
 def _at_score_rate(*waveforms: Tensor) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import subprocess
 from dataclasses import dataclass, field
@@ -29,11 +30,14 @@ class Found:
 
 
 def show(found: Found) -> None:
-    """One line a figure, a dash where there was nothing to measure; below them a table of the groups."""
+    """One line a figure, a dash where there was nothing to measure; below them tables of the groups."""
     print_table([(name, _shown(value)) for name, value in found.figures.items()])
-    if not found.groups:
-        return
-    lines = [list(found.groups[0]), *([_shown(value) for value in group.values()] for group in found.groups)]
+    for columns, groups in itertools.groupby(found.groups, key=list):
+        _print_lines([columns, *([_shown(value) for value in group.values()] for group in groups)])
+
+
+def _print_lines(lines: list[list[str]]) -> None:
+    """A blank line, then cells in columns, the first line above them all."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     typer.echo()
     for line in lines:
@@ -89,4 +93,7 @@ def _cell(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):  # what was found, and the ends of its interval
+        found, low, high = value
+        return f"{found:.2f} ({low:.2f} to {high:.2f})"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

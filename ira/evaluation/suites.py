@@ -26,7 +26,7 @@ from ira.inference.pipeline import Pipeline
 from ira.inference.speaking import cpu_threads
 from ira.processes import agreed
 
-PACKAGES = {"codec": ("pystoi", "pesq"), "speak": ("jiwer", "pocketsphinx"), "listen": ("jiwer",)}
+PACKAGES = {"codec": ("pystoi", "pesq"), "speak": ("jiwer", "pocketsphinx")}
 # How many clips are taken where nobody says: control speaks each sentence ten times.
 COUNTS = {"codec": 60, "voice": 60, "speak": 60, "control": 6, "listen": 60}
 
@@ -75,6 +75,8 @@ def _measure(suite: str, pipeline: Pipeline, clips: Clips, advance: Advance, kee
     with torch.no_grad(), cpu_threads(1):  # a sum is rounded by how many threads share it
         if suite in SPEAKING:
             measured, found = SPEAKING[suite](pipeline, clips.rows, advance, keep)
+        elif suite == "listen":
+            measured, found = measure_listen(pipeline, clips.rows, advance)
         else:
             measured, figures = SUITES[suite](pipeline, clips.rows, advance)
             found = Found(figures | _speed(pipeline, clips.rows) if speed and suite == "codec" else figures)
@@ -96,7 +98,6 @@ def _speed(pipeline: Pipeline, rows: list[Row]) -> Metrics:
 SUITES: dict[str, Callable[[Pipeline, list[Row], Advance], tuple[int, Metrics]]] = {
     "codec": measure_codec,
     "voice": measure_voice,
-    "listen": measure_listen,
 }
 SPEAKING: dict[str, Callable[[Pipeline, list[Row], Advance, Path | None], tuple[int, Found]]] = {
     "speak": measure_speak,

@@ -1,33 +1,64 @@
 """SpeechLM hidden states in, a few embeddings in the LLM's own space out.
 
-The sound is cut into windows; in each, a fixed number of queries reads the window's frames (Perceiver, Jaegle et al.
-2021). A query begins as a learned vector plus the average of the stretch of sound it stands for, so that order and
-content reach the LLM from the first step, and the layers learn what to add.
+A trunk listens to the whole recording in both directions. Its sound is then cut into windows; in each, a fixed number
+of queries reads the window (Perceiver, Jaegle et al. 2021). A query begins as a learned vector plus the average of the
+stretch of sound it stands for, and names what it hears: a distribution over tokens of the LLM and a blank. The LLM is
+given the mean of its own embeddings under that distribution (as in LegoSLM, Ma et al. 2025) plus what the query says
+freely, for a voice is more than words. Queries that are blank or name what the one before named are left out, as CTC
+leaves them out (Gaido et al. 2021), so that sound takes about as many places as its text would.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ira.config import AdapterConfig
-from ira.models.blocks import EPS, Attention, SwiGLU, apply_rope, init_weights, length_mask, rope, swiglu_hidden
+from ira.data.text import CharTokenizer
+from ira.models.blocks import EPS, Attention, Block, SwiGLU, apply_rope, init_weights, length_mask, rope, swiglu_hidden
+
+CONVOLVED = 15  # stacks that a trunk layer's convolution reaches over
+FREELY = 0.1  # what a query says freely at the start, against the LLM's embeddings
 
 
 @dataclass
 class AudioEmbeddings:
-    """What the LLM hears. embeddings: [B, Q, E], zero where the mask is False; mask: [B, Q] bool."""
+    """What the LLM hears. embeddings: [B, Q, E], zero where the mask is False; mask: [B, Q] bool.
+
+    And as what it was heard on the way, in logits of which 0 is the blank: characters [B, P, ids of `CharTokenizer`]
+    of `stacks` [B] stacks of frames, and tokens [B, Q, 1 + n] of `queries` [B] queries.
+    """
 
     embeddings: Tensor
     mask: Tensor
+    characters: Tensor
+    stacks: Tensor
+    tokens: Tensor
+    queries: Tensor
 
     def rows(self) -> list[Tensor]:
-        """One [q, E] tensor a recording, without padding."""
+        """One [q, E] tensor a recording, without what is left out."""
         return [row[mask] for row, mask in zip(self.embeddings, self.mask, strict=True)]
+
+
+class TrunkLayer(Block):
+    """A block behind a depthwise convolution, which finds the edges of sounds before attention has learnt to."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.convolution_norm = nn.RMSNorm(width, eps=EPS)
+        self.convolution = nn.Conv1d(width, width, CONVOLVED, padding=CONVOLVED // 2, groups=width)
+
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:  # type: ignore[override]
+        """x [B, P, C], mask [B, 1, 1, P] (True = sound); the convolution hears silence in the padding."""
+        heard = self.convolution_norm(x) * mask[:, 0, 0, :, None].to(x.dtype)
+        x = x + F.silu(self.convolution(heard.transpose(1, 2)).transpose(1, 2))
+        return super().forward(x, cos_sin, mask)
 
 
 class PerceiverLayer(nn.Module):
@@ -63,7 +94,7 @@ class Places:
 
 
 class Adapter(nn.Module):
-    """Learned mix of SpeechLM layers -> stacked frames -> windows -> Perceiver queries -> LLM embeddings.
+    """Learned mix of SpeechLM layers -> stacked frames -> trunk -> windows -> queries -> LLM embeddings.
 
     Args:
         config: sizes; `window_seconds` is rounded to whole stacks of frames.
@@ -71,26 +102,44 @@ class Adapter(nn.Module):
         source_layers: n, how many of its layers are mixed.
         target_width: E of the LLM.
         frame_rate: frames a second of the codec.
+        tokens: ids of the LLM's tokens that a query can name: those of the training's transcripts.
     """
 
     def __init__(
-        self, config: AdapterConfig, *, source_width: int, source_layers: int, target_width: int, frame_rate: float
+        self,
+        config: AdapterConfig,
+        *,
+        source_width: int,
+        source_layers: int,
+        target_width: int,
+        frame_rate: float,
+        tokens: Sequence[int],
     ) -> None:
         super().__init__()
         self.config, self.source_layers, self.frame_rate = config, source_layers, frame_rate
+        self.tokens = list(tokens)
         self.window = max(1, round(config.window_seconds * frame_rate / config.stack))
         self.mix = nn.Parameter(torch.zeros(source_layers))
         self.enter = nn.Linear(config.stack * source_width, config.width, bias=False)
+        self.trunk = nn.ModuleList(TrunkLayer(config.width, config.heads) for _ in range(config.trunk_layers))
+        self.trunk_norm = nn.RMSNorm(config.width, eps=EPS)
+        self.spell = nn.Linear(config.width, CharTokenizer().vocab_size)
         self.queries = nn.Parameter(0.02 * torch.randn(config.queries, config.width))
         self.layers = nn.ModuleList(PerceiverLayer(config.width, config.heads) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=EPS)
+        self.name = nn.Linear(config.width, target_width, bias=False)
+        self.name_bias = nn.Parameter(torch.zeros(1 + len(self.tokens)))
+        self.name_blank = nn.Linear(config.width, 1, bias=False)
+        self.blank = nn.Parameter(torch.zeros(target_width))
         self.leave = nn.Linear(config.width, target_width, bias=False)
         self.init_weights()
 
     def init_weights(self) -> None:
         """Linear layers as everywhere; the entry keeps the scale of its normalised input, so frames outweigh noise."""
-        init_weights(self, self.config.layers)
+        init_weights(self, self.config.trunk_layers + self.config.layers)
         nn.init.normal_(self.enter.weight, std=self.enter.in_features**-0.5)
+        for layer in cast(list[TrunkLayer], self.trunk):
+            nn.init.zeros_(cast(Tensor, layer.convolution.bias))
 
     def hparams(self) -> dict[str, Any]:
         return {
@@ -99,6 +148,7 @@ class Adapter(nn.Module):
             "source_layers": self.source_layers,
             "target_width": self.leave.out_features,
             "frame_rate": self.frame_rate,
+            "tokens": self.tokens,
         }
 
     @classmethod
@@ -107,27 +157,71 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def match_scale(self, embedding_weight: Tensor) -> None:
-        """Redraw the last layer so that outputs have the root mean square of the LLM's token embeddings [Vocab, E]."""
+        """Redraw the last layers for an LLM's token embeddings [Vocab, E]: what is said freely is soft beside them."""
         scale = embedding_weight.float().square().mean().sqrt().item()
-        self.leave.weight.normal_(std=scale * self.leave.in_features**-0.5)
+        self.leave.weight.normal_(std=FREELY * scale * self.leave.in_features**-0.5)
+        self.name.weight.normal_(std=self.name.in_features**-0.5)
 
-    def forward(self, states: Tensor, frames: Tensor) -> AudioEmbeddings:
-        """states [B, n, T, D], frames [B] valid frames -> embeddings [B, windows x queries, E] and their mask.
+    def forward(self, states: Tensor, frames: Tensor, table: Tensor, hide: Tensor | None = None) -> AudioEmbeddings:
+        """SpeechLM states to what the LLM hears.
 
-        A row has `queries` embeddings for every window it reaches into, none of which sees another window.
+        A row has `queries` queries for every window it reaches into; the first of each is never left out.
+
+        Args:
+            states: [B, n, T, D]; frames: [B], how many are sound.
+            table: the LLM's token embeddings [Vocab, E].
+            hide: [B, P] True at stacks that the trunk does not get to hear (training).
         """
-        B, n, _, D = states.shape
+        _, n, _, D = states.shape
         if n != self.source_layers or D * self.config.stack != self.enter.in_features:
-            raise ValueError(f"states {tuple(states.shape)} do not fit an adapter of {self.hparams()}")
-        stacks = self._stack(self._mix(states), frames)
-        windows = stacks.shape[1] // self.window
-        starts = torch.arange(windows, device=frames.device) * self.window
-        lengths = (-(-frames // self.config.stack))[:, None] - starts  # valid stacks in each window, [B, windows]
-        lengths = lengths.clamp(0, self.window)
-        embeddings = self._read(stacks.reshape(B * windows, self.window, self.config.width), lengths.flatten())
-        mask = (lengths > 0).repeat_interleave(self.config.queries, dim=1)
-        embeddings = embeddings.reshape(*mask.shape, self.leave.out_features)
-        return AudioEmbeddings(embeddings.masked_fill(~mask[..., None], 0), mask)
+            raise ValueError(f"states {tuple(states.shape)} do not fit an adapter of {self.hparams()['config']}")
+        heard, stacks = self._listen(states, frames, hide)
+        queries, there = self._ask(heard, stacks)
+        named = table[self.tokens].to(queries.dtype)
+        tokens = self._names(queries, named)
+        mask = there & self._kept(tokens)
+        embeddings = self._said(queries, tokens, named).masked_fill(~mask[..., None], 0)
+        return AudioEmbeddings(embeddings, mask, self.spell(heard), stacks, tokens, there.sum(1))
+
+    def _listen(self, states: Tensor, frames: Tensor, hide: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Stacks [B, P, C] after the trunk, and how many of them are sound [B]."""
+        x = self._stack(self._mix(states), frames)
+        if hide is not None:
+            x = x.masked_fill(hide[..., None], 0)
+        x = x.to(self.queries.dtype)  # under autocast the sums stay in the parameters' precision
+        stacks = -(-frames // self.config.stack)
+        mask = length_mask(stacks.clamp(min=1), x.shape[1])[:, None, None]
+        angles = rope(torch.arange(x.shape[1], device=x.device), self.config.width // self.config.heads)
+        for layer in self.trunk:
+            x = layer(x, angles, mask)
+        return self.trunk_norm(x), stacks
+
+    def _ask(self, heard: Tensor, stacks: Tensor) -> tuple[Tensor, Tensor]:
+        """Stacks [B, P, C] -> the queries of all windows [B, Q, C], and [B, Q] True in windows that hold sound."""
+        heard = F.pad(heard, (0, 0, 0, -heard.shape[1] % self.window))
+        windows = heard.unflatten(1, (-1, self.window))
+        starts = torch.arange(windows.shape[1], device=stacks.device) * self.window
+        lengths = (stacks[:, None] - starts).clamp(0, self.window)  # stacks of sound in each window
+        queries = self._read(windows.flatten(0, 1), lengths.flatten()).unflatten(0, windows.shape[:2])
+        return queries.flatten(1, 2), (lengths > 0).repeat_interleave(self.config.queries, dim=1)
+
+    def _names(self, queries: Tensor, named: Tensor) -> Tensor:
+        """Logits [B, Q, 1 + n] of the blank and of the tokens, whose embeddings [n, E] count by their direction."""
+        tokens = self.name(queries) @ F.normalize(named, dim=-1).T
+        return torch.cat([self.name_blank(queries), tokens], dim=-1).float() + self.name_bias
+
+    def _kept(self, tokens: Tensor) -> Tensor:
+        """[B, Q] True where a query names another token than the one before it, and at the first of a window."""
+        likeliest = tokens.detach().argmax(-1)
+        before = F.pad(likeliest[:, :-1], (1, 0))
+        first = torch.arange(tokens.shape[1], device=tokens.device) % self.config.queries == 0
+        return (likeliest != 0) & (likeliest != before) | first
+
+    def _said(self, queries: Tensor, tokens: Tensor, named: Tensor) -> Tensor:
+        """[B, Q, E]: the mean embedding of what a query names, and what it says freely."""
+        chances = tokens.softmax(-1)
+        mean = chances[..., 1:].to(named.dtype) @ named + chances[..., :1] * self.blank
+        return mean + self.leave(queries)
 
     def _mix(self, states: Tensor) -> Tensor:
         """[B, n, T, D] -> [B, T, D]; each layer is normalised first, else the deepest would drown the others."""
@@ -135,22 +229,21 @@ class Adapter(nn.Module):
         return torch.einsum("bntd,n->btd", normed, self.mix.softmax(0).to(normed.dtype))
 
     def _stack(self, x: Tensor, frames: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T', C], T' whole windows; zero past a row's end, whatever its padding held."""
+        """[B, T, D] -> [B, P, C]; zero past a row's end, whatever its padding held."""
         x = x.masked_fill(~length_mask(frames, x.shape[1])[..., None], 0)
-        whole = self.window * self.config.stack
-        x = F.pad(x, (0, 0, 0, -x.shape[1] % whole))
+        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.config.stack))
         return self.enter(x.unflatten(1, (-1, self.config.stack)).flatten(2))
 
     def _read(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Windows x [W, P, C] with `lengths` [W] valid stacks -> [W, Q, E]."""
+        """Windows x [W, P, C] with `lengths` [W] valid stacks -> [W, Q, C]."""
         mask = length_mask(lengths.clamp(min=1), self.window)  # an empty window reads its zeros: no row without a key
         centres, weights = stretch_weights(lengths, self.config.queries, self.window)
         places = self._places(centres)
-        x = x.to(self.queries.dtype)  # under autocast the sums stay in the parameters' precision
+        x = x.to(self.queries.dtype)
         queries = self.queries + weights.to(x.dtype) @ x
         for layer in self.layers:
             queries = layer(queries, x, mask[:, None, None], places)
-        return self.leave(self.norm(queries))
+        return self.norm(queries)
 
     def _places(self, centres: Tensor) -> Places:
         head_dim = self.config.width // self.config.heads

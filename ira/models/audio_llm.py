@@ -53,6 +53,14 @@ class Responses(NamedTuple):
     hidden: Tensor
 
 
+@dataclass
+class Past:
+    """What the LLM has read of one conversation: its cache, and the embeddings [L, E] that this is the cache of."""
+
+    cache: DynamicCache
+    embeddings: Tensor
+
+
 class TextStreamer(Protocol):
     """What transformers' streamers offer: tokens as they come, and the end."""
 
@@ -83,12 +91,15 @@ class AudioLLM(nn.Module):
                 "use the LLM it was trained with, or train the adapter again"
             )
 
-    def listen(self, codes: Tensor, frames: Tensor) -> AudioEmbeddings:
-        """codes [B, K, T], frames [B] -> embeddings; no graph is kept of a frozen SpeechLM."""
+    def listen(self, codes: Tensor, frames: Tensor, hide: Tensor | None = None) -> AudioEmbeddings:
+        """codes [B, K, T], frames [B] -> embeddings; no graph is kept of a frozen SpeechLM.
+
+        hide: [B, stacks] True where the adapter does not get to hear (training).
+        """
         learns = any(parameter.requires_grad for parameter in self.speech_lm.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             states = self.speech_lm.states(codes, frames, self.layers)
-        return self.adapter(states, frames)
+        return self.adapter(states, frames, self.language.get_input_embeddings().weight, hide)
 
     def prompts(self, items: Sequence[PromptItem], side: str = "left") -> Prompts:
         """Chat template, tokens and sound of each item as embeddings, padded on `side` ("left" or "right").
@@ -110,9 +121,10 @@ class AudioLLM(nn.Module):
         temperature: float = 0.0,
         seed: int | Sequence[int] | None = None,
         streamer: TextStreamer | None = None,
+        past: Past | None = None,
     ) -> list[str]:
         """The answers as text; see `generate_ids`. An answer does not depend on the other items of the batch."""
-        answers = self.generate_ids(items, max_new_tokens, temperature, seed, streamer)
+        answers = self.generate_ids(items, max_new_tokens, temperature, seed, streamer, past)
         ends = self.llm.eos_ids
         decode = self.llm.tokenizer.decode
         return [decode([i for i in ids if i not in ends], skip_special_tokens=True).strip() for ids in answers]
@@ -125,6 +137,7 @@ class AudioLLM(nn.Module):
         temperature: float = 0.0,
         seed: int | Sequence[int] | None = None,
         streamer: TextStreamer | None = None,
+        past: Past | None = None,
     ) -> list[list[int]]:
         """Token ids of each answer; the last is an end-of-text id where the LLM ended by itself.
 
@@ -132,16 +145,20 @@ class AudioLLM(nn.Module):
             temperature: 0 takes the likeliest token, above it samples.
             seed: one number per item, or one for the batch (item i then has seed + i), or torch's global generator.
             streamer: receives the tokens of a single item as they come.
+            past: of the conversation that a single item goes on with. Only what is new since then is read, and `past`
+                is brought up to date; the answer is what it is without.
         """
-        if streamer is not None and len(items) != 1:
-            raise ValueError(f"a streamer follows one answer, {len(items)} items were given")
+        if (streamer is not None or past is not None) and len(items) != 1:
+            raise ValueError(f"a streamer or a past belongs to one answer, {len(items)} items were given")
         generators = _generators(seed, len(items)) if temperature > 0 else []
-        step, cache = self.prompts(items), DynamicCache(config=self.language.config)
+        past = self.no_past() if past is None else past
+        step = _unread(self.prompts(items), past)
         limit = min(max_new_tokens, self._room() - step.mask.shape[1])
         answers: list[list[int]] = [[] for _ in items]
         open_rows = set(range(len(items))) if limit > 0 else set()
         while open_rows:
-            picked = _pick(self._next_logits(step, cache), temperature, generators)
+            picked = _pick(self._next_logits(step, past.cache), temperature, generators)
+            past.embeddings = torch.cat([past.embeddings, step.embeddings[0]])
             for row in sorted(open_rows):
                 token = int(picked[row])
                 answers[row].append(token)
@@ -153,6 +170,11 @@ class AudioLLM(nn.Module):
         if streamer is not None:
             streamer.end()
         return answers
+
+    def no_past(self) -> Past:
+        """Of a conversation that is about to begin."""
+        table = self.language.get_input_embeddings().weight
+        return Past(DynamicCache(config=self.language.config), table[:0].detach())
 
     def response_logits(self, items: Sequence[PromptItem], responses: Sequence[Sequence[int]]) -> Responses:
         """Logits on given answers (token ids), computed at answer positions only.
@@ -245,6 +267,20 @@ def encode_prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[list[i
         return [token for piece in pieces for token in piece]
 
     return [encode(part) for part in text.split(place)]
+
+
+def _unread(prompts: Prompts, past: Past) -> Prompts:
+    """What of a single prompt is not in the cache yet, which forgets what the prompt does not begin with."""
+    if not len(past.embeddings):
+        return prompts
+    whole = prompts.embeddings[0]
+    shorter = min(len(whole) - 1, len(past.embeddings))  # the last place is read again: its logits are wanted
+    alike = (whole[:shorter] == past.embeddings[:shorter]).all(-1)
+    known = int(alike.int().cumprod(0).sum())
+    if known < len(past.embeddings):
+        past.cache.crop(known - len(past.embeddings))  # so many places fewer
+        past.embeddings = past.embeddings[:known]
+    return Prompts(prompts.embeddings[:, known:], prompts.mask, prompts.positions[:, known:])
 
 
 def _unused_characters(text: str) -> tuple[str, str]:

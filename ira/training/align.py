@@ -1,8 +1,10 @@
 """Stage `align`: recordings with transcripts in, an adapter (and LoRA) that lets the LLM hear, out.
 
-Distillation after Ultravox and BLSP-KD (Wang et al. 2024): the teacher is the frozen LLM, LoRA off, on the text; the
-student is the same LLM on the sound. The loss stands on response tokens only: KL at a temperature, KL at the end of
-turn, and the cosine of the last hidden states, under learned uncertainty weights.
+At first the adapter learns by itself, without the LLM: to spell what is said at its trunk, and to name it in the LLM's
+tokens at its queries (CTC). Then the LLM listens: distillation after Ultravox and BLSP-KD (Wang et al. 2024), where
+the teacher is the frozen LLM, LoRA off, on the text, and the student the same LLM on the sound. The loss stands on
+response tokens only: KL at a temperature, KL at the end of turn, and the cosine of the last hidden states; answers
+that words do not settle, such as who speaks, are learnt by cross-entropy. CTC goes on beside.
 """
 
 from __future__ import annotations
@@ -14,23 +16,35 @@ from torch import Tensor, nn
 
 from ira.config import AlignStage
 from ira.data.batches import SamplerState, batches, spread
-from ira.data.shards import TokenShards
+from ira.data.shards import Example, TokenShards
+from ira.data.tasks import edit_distance
+from ira.data.text import CharTokenizer
+from ira.models.adapter import AudioEmbeddings
 from ira.models.audio_llm import AudioLLM, Responses
 from ira.models.llm import lora_off
 from ira.processes import mine, summed
-from ira.training.conversations import Turn, listen_rows, response_ids, student_item, teacher_item, written
-from ira.training.losses import UncertaintyWeights, cosine_gap, distillation, masked_mean
+from ira.training.conversations import Turn, listen_to, response_ids, student_item, teacher_item, written
+from ira.training.ctc import ctc, hidden_spans, likeliest, named, spelled
+from ira.training.losses import (
+    UncertaintyWeights,
+    answer_cross_entropy,
+    cosine_gap,
+    distillation,
+    fixed_weights,
+    masked_mean,
+)
 from ira.training.rewards import pad_tokens
 from ira.training.stage import StepLoss
 
-JUDGED = 32
+JUDGED, JUDGED_TOGETHER = 32, 8
+TERMS = ("kl", "end", "cosine", "answer", "characters", "tokens")
 
 
 class AlignTraining:
     """The stage: trains the adapter of `audio_llm`, and its LoRA where the settings say so; SpeechLM stays frozen."""
 
     name = "align"
-    metric = "kl"
+    metric = "missed"
 
     def __init__(
         self,
@@ -46,13 +60,16 @@ class AlignTraining:
         self.audio_llm, self.shards, self.turns, self.settings = audio_llm, shards, turns, settings
         self.held_out, self.judged = held_out, spread(held_out_turns, JUDGED)
         self.device, self.frame_rate = device, frame_rate
+        self.characters = CharTokenizer()
+        self.places = {token: place for place, token in enumerate(audio_llm.adapter.tokens, 1)}
         self.audio_llm.speech_lm.requires_grad_(False)
-        self.weights = UncertaintyWeights(["kl", "end", "cosine"]).to(device)
+        self.weights = UncertaintyWeights(list(TERMS)).to(device) if settings.weights is None else None
         if not settings.train_lora:
             self.audio_llm.language.requires_grad_(False)
 
     def modules(self) -> dict[str, nn.Module]:
-        return {"adapter": self.audio_llm.adapter, "lora": self.audio_llm.language, "weights": self.weights}
+        learnt = {} if self.weights is None else {"weights": self.weights}
+        return {"adapter": self.audio_llm.adapter, "lora": self.audio_llm.language, **learnt}
 
     def plan(self, state: SamplerState) -> Iterator[tuple[list[int], SamplerState]]:
         """Numbers of turns whose recordings are of like length."""
@@ -63,13 +80,43 @@ class AlignTraining:
         return [self.turns[i] for i in key]
 
     def loss(self, batch: list[Turn], share_done: float) -> StepLoss:
-        student, teacher, ends = self._answers(self.shards, batch)
-        losses = self._losses(student, teacher, ends)
+        """Of what was heard; from `hearing_share` of the run on, of what the LLM makes of it too."""
+        examples = [self.shards[turn.row] for turn in batch]
+        heard = listen_to(self.audio_llm, examples, self.device, hidden_spans)
+        losses = self._heard_losses(heard, examples)
+        if share_done >= self.settings.hearing_share:
+            losses |= self._answer_losses(heard.rows(), examples, batch)
         metrics = {name: float(value.detach()) for name, value in losses.items()}
+        if self.weights is None:
+            return StepLoss(fixed_weights(losses, self.settings.weights or {}), len(batch), metrics)
         weights = {f"weight/{name}": value for name, value in self.weights.weights().items()}
-        return StepLoss(self.weights(losses), int(student.mask.sum()), metrics | weights)
+        return StepLoss(self.weights(losses), len(batch), metrics | weights)
 
-    def _losses(self, student: Responses, teacher: Responses, ends: Tensor) -> dict[str, Tensor]:
+    def _heard_losses(self, heard: AudioEmbeddings, examples: list[Example]) -> dict[str, Tensor]:
+        spelling, naming = self._symbols(examples)
+        return {
+            "characters": ctc(heard.characters, heard.stacks, spelling),
+            "tokens": ctc(heard.tokens, heard.queries, naming),
+        }
+
+    def _symbols(self, examples: list[Example]) -> tuple[list[list[int]], list[list[int]]]:
+        """What there is to spell and to name in each row; a token that the adapter has no name for is left out."""
+        tokens = [named(written(one), self.audio_llm.llm.tokenizer) for one in examples]
+        naming = [[self.places[token] for token in row if token in self.places] for row in tokens]
+        return [spelled(one.text, self.characters) for one in examples], naming
+
+    def _answer_losses(self, heard: list[Tensor], examples: list[Example], turns: list[Turn]) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        told, taught = ([i for i, turn in enumerate(turns) if turn.told == by] for by in (True, False))
+        if taught:
+            answers = self._answers(*_picked(taught, heard, examples, turns))
+            losses |= self._taught_losses(*answers)
+        if told:
+            student, tokens = self._student([heard[i] for i in told], [turns[i] for i in told])
+            losses["answer"] = answer_cross_entropy(student.logits, tokens, student.mask)
+        return losses
+
+    def _taught_losses(self, student: Responses, teacher: Responses, ends: Tensor) -> dict[str, Tensor]:
         temperature = self.settings.temperature
         return {
             "kl": distillation(student.logits, teacher.logits, student.mask, temperature),
@@ -77,33 +124,89 @@ class AlignTraining:
             "cosine": cosine_gap(student.hidden, teacher.hidden, student.mask),
         }
 
-    def _answers(self, shards: TokenShards, turns: list[Turn], shift: int = 0) -> tuple[Responses, Responses, Tensor]:
-        """Student on the sound and teacher on the text, both on the same answers; `shift` gives others' sound.
+    def _answers(
+        self, heard: list[Tensor], examples: list[Example], turns: list[Turn]
+    ) -> tuple[Responses, Responses, Tensor]:
+        """Student on the sound and teacher on the text, both on the same answers.
 
         An answer that is too long loses its end: what is left still follows the prompt. The third [B, R] is True where
         an answer ends its turn.
         """
-        examples = [shards[turn.row] for turn in turns]
-        answers = [response_ids(self.audio_llm, turn.response)[: self.settings.response_tokens] for turn in turns]
         with torch.no_grad(), lora_off(self.audio_llm.llm):
             told = [teacher_item(written(e), t.prompt) for e, t in zip(examples, turns, strict=True)]
-            teacher = self.audio_llm.response_logits(told, answers)
-        heard = listen_rows(self.audio_llm, examples, self.device)
-        heard = heard[shift:] + heard[:shift]
-        items = [student_item(audio, turn.prompt) for audio, turn in zip(heard, turns, strict=True)]
-        student = self.audio_llm.response_logits(items, answers)
-        tokens = pad_tokens(answers, self.device)
+            teacher = self.audio_llm.response_logits(told, self._ids(turns))
+        student, tokens = self._student(heard, turns)
         return student, teacher, (tokens == self.audio_llm.llm.eos_ids[-1]) & student.mask
 
+    def _student(self, heard: list[Tensor], turns: list[Turn]) -> tuple[Responses, Tensor]:
+        """What the LLM makes of the answers [B, R] to what it hears."""
+        items = [student_item(audio, turn.prompt) for audio, turn in zip(heard, turns, strict=True)]
+        answers = self._ids(turns)
+        return self.audio_llm.response_logits(items, answers), pad_tokens(answers, self.device)
+
+    def _ids(self, turns: list[Turn]) -> list[list[int]]:
+        return [response_ids(self.audio_llm, turn.response)[: self.settings.response_tokens] for turn in turns]
+
     def validate(self) -> dict[str, float]:
-        """Held-out KL and agreement with the teacher; the same with another recording's sound shows what is heard."""
+        """Held-out figures; those of another recording's sound show what is heard.
+
+        `kl` to the teacher and `agreement` with it where it teaches, `told` the share of the other answers' tokens that
+        are likeliest, `characters` and `tokens` the share heard wrong. `missed`, the mean of what is wrong, chooses.
+        """
         totals: dict[str, float] = {}
-        for start in mine(range(0, len(self.judged), 8)):
-            part = self.judged[start : start + 8]
-            for key, shift in (("", 0), ("_other_audio", 1)):
-                student, teacher, _ = self._answers(self.held_out, part, shift)
-                same = (student.logits.argmax(-1) == teacher.logits.argmax(-1)).float()
-                kl = distillation(student.logits, teacher.logits, student.mask, 1.0)
-                for name, value in (("kl", kl), ("agreement", masked_mean(same, student.mask))):
-                    totals[name + key] = totals.get(name + key, 0.0) + float(value) * len(part) / len(self.judged)
-        return summed(totals)
+        for start in mine(range(0, len(self.judged), JUDGED_TOGETHER)):
+            part = self.judged[start : start + JUDGED_TOGETHER]
+            for name, value in self._judge(part).items():
+                totals[name] = totals.get(name, 0.0) + value
+        sums = summed(totals)
+        figures = {name: value / sums[f"of_{name}"] for name, value in sums.items() if sums.get(f"of_{name}")}
+        wrong = [figures[name] for name in ("characters", "tokens") if name in figures]
+        wrong += [1 - figures[name] for name in ("agreement", "told") if name in figures]
+        return figures | {"missed": sum(wrong) / max(len(wrong), 1)}
+
+    def _judge(self, turns: list[Turn]) -> dict[str, float]:
+        """Sums over some turns, and `of_` how much each is the sum of."""
+        examples = [self.held_out[turn.row] for turn in turns]
+        heard = listen_to(self.audio_llm, examples, self.device)
+        found = self._misheard(heard, examples)
+        rows = heard.rows()
+        for key, sound in (("", rows), ("_other_audio", rows[1:] + rows[:1])):
+            for name, (value, count) in self._judge_answers(sound, examples, turns).items():
+                found |= {f"{name}{key}": value, f"of_{name}{key}": count}
+        return found
+
+    def _misheard(self, heard: AudioEmbeddings, examples: list[Example]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        symbols = zip(("characters", "tokens"), self._symbols(examples), strict=True)
+        logits = {"characters": (heard.characters, heard.stacks), "tokens": (heard.tokens, heard.queries)}
+        for name, wanted in symbols:
+            pairs = zip(wanted, likeliest(*logits[name]), strict=True)
+            wrong = sum(min(edit_distance(truth, said), len(truth)) for truth, said in pairs)
+            found |= {name: float(wrong), f"of_{name}": float(sum(len(truth) for truth in wanted))}
+        return found
+
+    def _judge_answers(
+        self, heard: list[Tensor], examples: list[Example], turns: list[Turn]
+    ) -> dict[str, tuple[float, float]]:
+        found: dict[str, tuple[float, float]] = {}
+        told, taught = ([i for i, turn in enumerate(turns) if turn.told == by] for by in (True, False))
+        if taught:
+            student, teacher, _ = self._answers(*_picked(taught, heard, examples, turns))
+            same = (student.logits.argmax(-1) == teacher.logits.argmax(-1)).float()
+            found["kl"] = _weighed(distillation(student.logits, teacher.logits, student.mask, 1.0), len(taught))
+            found["agreement"] = _weighed(masked_mean(same, student.mask), len(taught))
+        if told:
+            student, tokens = self._student([heard[i] for i in told], [turns[i] for i in told])
+            right = (student.logits.argmax(-1) == tokens).float()
+            found["told"] = _weighed(masked_mean(right, student.mask), len(told))
+        return found
+
+
+def _weighed(mean: Tensor, count: int) -> tuple[float, float]:
+    return float(mean) * count, float(count)
+
+
+def _picked(
+    numbers: list[int], heard: list[Tensor], examples: list[Example], turns: list[Turn]
+) -> tuple[list[Tensor], list[Example], list[Turn]]:
+    return [heard[i] for i in numbers], [examples[i] for i in numbers], [turns[i] for i in numbers]

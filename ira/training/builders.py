@@ -34,7 +34,7 @@ from ira.processes import first_alone, first_does, rank
 from ira.runtime import seed_everything
 from ira.training.align import AlignTraining
 from ira.training.codec import CodecTraining
-from ira.training.conversations import Turn, conversations
+from ira.training.conversations import Turn, conversations, spoken_tokens
 from ira.training.finetune import TrainableEncodec
 from ira.training.parallel import whole
 from ira.training.reinforce import ReinforceTraining
@@ -109,7 +109,7 @@ def _speech(run: Run) -> Built:
 def _align(run: Run) -> Built:
     codec = _load_codec(run)
     shards, held_out = open_shards(run, codec, "train"), open_shards(run, codec, "val")
-    audio_llm = _new_ears(run, codec)
+    audio_llm = _new_ears(run, codec, shards)
     turns, judged = _turns(run, audio_llm, shards, held_out)
     settings = run.config.train.align
     stage = AlignTraining(audio_llm, shards, turns, held_out, judged, settings, run.device, codec.frame_rate)
@@ -150,7 +150,7 @@ def _turns(run: Run, audio_llm: AudioLLM, shards: TokenShards, held_out: TokenSh
     )
 
 
-def _new_ears(run: Run, codec: Codec) -> AudioLLM:
+def _new_ears(run: Run, codec: Codec, shards: TokenShards) -> AudioLLM:
     """The trained SpeechLM, a new adapter as wide as the LLM, and the LLM with new LoRA."""
     if run.config.llm.fresh:
         first_does(lambda: _keep_fresh_llm(run))
@@ -164,6 +164,7 @@ def _new_ears(run: Run, codec: Codec) -> AudioLLM:
         source_layers=len(layers),
         target_width=llm.width,
         frame_rate=codec.frame_rate,
+        tokens=spoken_tokens(llm.tokenizer, shards),
     ).to(run.device)
     adapter.match_scale(llm.model.get_input_embeddings().weight)
     return AudioLLM(speech_lm, adapter, llm, layers)

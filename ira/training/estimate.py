@@ -222,13 +222,16 @@ def _adapter(config: Config, parts: Parts, batch: Batch, cuda: bool) -> tuple[La
     assert adapter is not None
     windows = batch.rows * ceil(batch.frames / (adapter.window * shape.stack))
     queries, stacks = windows * shape.queries, windows * adapter.window
-    D = shape.width
+    D, sound = shape.width, batch.rows * ceil(batch.frames / shape.stack)
+    trunk = _block(sound, D, swiglu_hidden(D), a) + (8 + 2 * a) * sound * D
+    trunk += _looks(batch.rows * shape.heads, sound // batch.rows, sound // batch.rows, a, cuda)
     whole = _decoder(queries, stacks, D, swiglu_hidden(D), a) + 4 * stacks * D + a * stacks * D
     for keys in (shape.queries, adapter.window):
         whole += _looks(windows * shape.heads, shape.queries, keys, a, cuda)
     states = batch.rows * batch.frames * config.speech.width
     rest = states * (a * adapter.source_layers + 4 + a) + 8 * stacks * D + 4 * queries * adapter.window
-    return [(shape.layers, whole, 4 * queries * D)], rest + queries * (8 * D + 2 * adapter.leave.out_features)
+    rest += queries * (8 * D + 2 * adapter.leave.out_features + 16 * len(adapter.tokens))
+    return [(shape.trunk_layers, trunk, 4 * sound * D), (shape.layers, whole, 4 * queries * D)], rest
 
 
 def _language(config: Config, parts: Parts, batch: Batch, learns: bool, dropout: bool) -> tuple[Layers, float, float]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,6 +82,12 @@ def distillation(student: Tensor, teacher: Tensor, mask: Tensor, temperature: fl
     return masked_mean(kl, mask) * temperature**2
 
 
+def answer_cross_entropy(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of logits [B, R, Vocab] on the answer's own tokens [B, R], mean over masked positions [B, R]."""
+    loss = F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none")
+    return masked_mean(loss.view_as(tokens), mask)
+
+
 def cosine_gap(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """1 - cosine of hidden states [B, R, E], mean over masked positions [B, R]."""
     gap = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
@@ -103,6 +112,11 @@ def soft_contrastive(left: Tensor, right: Tensor, targets: Tensor, temperature: 
     return torch.stack(losses).mean().clamp(min=0)
 
 
+def fixed_weights(losses: dict[str, Tensor], weights: Mapping[Any, float]) -> Tensor:
+    """The sum of losses, each times its weight, or 1 where none is given."""
+    return torch.stack([loss.float() * weights.get(name, 1.0) for name, loss in losses.items()]).sum()
+
+
 class UncertaintyWeights(nn.Module):
     """Learned weights over named supervised losses (Kendall, Gal, Cipolla 2018): sum of exp(-s) L + s / 2.
 
@@ -119,12 +133,13 @@ class UncertaintyWeights(nn.Module):
         self.s = nn.Parameter(torch.zeros(len(names)))
 
     def forward(self, losses: dict[str, Tensor]) -> Tensor:
-        if list(losses) != self.names:
+        """The weighted sum of those of the losses that a batch has."""
+        if not losses or set(losses) - set(self.names):
             raise ValueError(f"losses {list(losses)} are not the weighted ones {self.names}")
-        values = torch.stack([losses[name].float() for name in self.names])
+        values = torch.stack([loss.float() for loss in losses.values()])
         if bool((values < 0).any()):
-            raise ValueError(f"negative loss in {dict(zip(self.names, values.tolist(), strict=True))}")
-        s = self._bounded()
+            raise ValueError(f"negative loss in {dict(zip(losses, values.tolist(), strict=True))}")
+        s = self._bounded()[[self.names.index(name) for name in losses]]
         return ((-s).exp() * values + s / 2).sum()
 
     def weights(self) -> dict[str, float]:

@@ -25,7 +25,7 @@ from ira.processes import exchange, rank, world
 
 Parallel = Literal["ddp", "fsdp"]
 SENT_TOGETHER = 16 * 2**20  # numbers in one message
-STACKED = ("layers", "blocks", "text_layers")  # lists of like layers: each is cut up and gathered by itself
+STACKED = ("layers", "blocks", "text_layers", "trunk")  # lists of like layers: each is cut up and gathered by itself
 
 _cut_up: list[FSDPModule] = []  # of the stage that trains now
 

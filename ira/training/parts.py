@@ -21,6 +21,7 @@ from ira.models.llm import EMBEDDED, llm_at_hand
 from ira.models.speech_lm import SpeechLM
 from ira.models.voice_encoder import VoiceEncoder
 
+MOST_TOKENS = 20_000  # of them that transcripts are made of, a guess on the safe side
 VOCABULARY = 49_152  # of all three, whose embeddings are their output layers too
 # What the recordings speak is not known before they are prepared; a language more is one row of an embedding.
 LANGUAGES = ["en"]
@@ -89,6 +90,7 @@ def _adapter(config: Config, width: int) -> Adapter:
         source_layers=min(config.adapter.mix_layers, config.speech.layers),
         target_width=width,
         frame_rate=FRAME_RATE,
+        tokens=range(MOST_TOKENS),
     )
 
 

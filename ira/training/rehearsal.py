@@ -78,7 +78,8 @@ def _linked(config: Config, name: StageName, aside: Path) -> Config:
     for split in Path(config.data.shards).glob(f"{config.codec.kind}*/*"):
         _link_shards(split, aside / "shards" / split.parent.name / split.name)
     data = DataConfig(train=[], val=[], shards=str(aside / "shards"), max_seconds=config.data.max_seconds)
-    align = config.train.align.model_copy(update={"teacher_responses": 0})
+    # with the LLM from the first step: that takes more
+    align = config.train.align.model_copy(update={"teacher_responses": 0, "hearing_share": 0.0})
     return config.model_copy(update={"data": data, "train": config.train.model_copy(update={"align": align})})
 
 

@@ -20,7 +20,7 @@ from ira.data.shards import TokenShards
 from ira.models.audio_llm import AudioLLM, PromptItem, Responses
 from ira.processes import in_order, mine, summed
 from ira.training import ppo
-from ira.training.conversations import Turn, listen_rows, student_item, written
+from ira.training.conversations import Turn, listen_to, student_item, written
 from ira.training.parallel import gathered
 from ira.training.rewards import behaviour_scores, normalise_scores, pad_tokens
 from ira.training.stage import StepLoss
@@ -145,7 +145,7 @@ class ReinforceTraining:
         return items, answers, self._reward(self.shards, turns, answers)
 
     def _items(self, shards: TokenShards, turns: list[Turn]) -> list[PromptItem]:
-        heard = listen_rows(self.audio_llm, [shards[turn.row] for turn in turns], self.device)
+        heard = listen_to(self.audio_llm, [shards[turn.row] for turn in turns], self.device).rows()
         return [student_item(audio, turn.prompt) for audio, turn in zip(heard, turns, strict=True)]
 
     def _sample(self, items: list[PromptItem], seed: int) -> list[list[int]]:

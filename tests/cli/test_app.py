@@ -33,12 +33,12 @@ VERBS = (
 )
 
 
-def ira(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args])
+def ira(*args: object, typed: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args], input=typed)
 
 
-def well(*args: object) -> Result:
-    result = ira(*args)
+def well(*args: object, typed: str | None = None) -> Result:
+    result = ira(*args, typed=typed)
     assert result.exit_code == 0, result.stderr or result.exception
     return result
 
@@ -402,6 +402,18 @@ def test_listen_prints_the_answer_alone(recording: Path, model: tuple[str, ...],
     assert well("listen", recording, *model).stdout == pipeline.listen(recording) + "\n"
     asked = well("listen", recording, recording, "--prompt", "compare", *model).stdout
     assert asked == pipeline.listen([recording, recording], "compare") + "\n"
+
+
+def test_a_chat_keeps_the_recordings_of_earlier_turns(
+    recording: Path, model: tuple[str, ...], pipeline: Pipeline, tmp_path: Path
+):
+    from ira.inference.conversation import Conversation
+
+    said = Conversation(pipeline)
+    wanted = [said.say("what is it", recording), said.say("and <|audio|> now", recording), said.say("sure?")]
+    lines = f"and @{recording} now\n\nwhat of @absent.wav\nsure?\n"
+    done = well("listen", recording, "--prompt", "what is it", "--chat", *model, typed=lines)
+    assert done.stdout.splitlines() == wanted and "absent.wav" in done.stderr
 
 
 def test_listen_refuses_what_it_cannot_hear(recording: Path, tmp_path: Path, model: tuple[str, ...]):

@@ -41,12 +41,6 @@ def test_weights_are_heard_in_a_mean():
     assert metrics.weighted_mean([1.0, 0.0], [1, 3]) == 0.25 and metrics.weighted_mean([], []) is None
 
 
-def test_word_errors_stop_at_one():
-    assert metrics.capped_wer("one two", "one three") == 0.5
-    assert metrics.capped_wer("one", "a b c d e") == 1
-    assert metrics.capped_wer("...", "a") is None
-
-
 def test_recall_counts_the_right_column_among_the_most_similar():
     similarity = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.4, 0.1], [0.9, 0.8, 0.1]])
     assert metrics.recall_at_k(similarity, [0, 1, 2], 1) == pytest.approx(1 / 3)

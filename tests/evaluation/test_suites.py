@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner, Result
 
 from ira.cli.app import app
 from ira.evaluation import listen, speak
-from ira.evaluation.clips import choose
 from ira.evaluation.codec import bandwidths
-from ira.evaluation.listen import listen_conditions, measure_listen
 from ira.inference.pipeline import Pipeline
-from ira.models.audio_llm import AUDIO
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +23,9 @@ def pipeline(tiny_model_folder: Path) -> Pipeline:
 def quick_recogniser() -> Iterator[None]:
     """Hears "three" in anything loud enough: the real one takes seconds over what is no speech."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speak, "open_recogniser", lambda: None)
-        patch.setattr(speak, "recognise", lambda _, sound: "three" if float(sound.abs().max()) > 1e-3 else "")
+        for suite in (speak, listen):
+            patch.setattr(suite, "open_recogniser", lambda: None)
+            patch.setattr(suite, "recognise", lambda _, sound: "three" if float(sound.abs().max()) > 1e-3 else "")
         yield
 
 
@@ -45,8 +42,9 @@ WANTED = {
     },
     "control": {f"{kind}{more}" for kind in ("gender", "pitch", "pace") for more in ("", "_clips", "_chance", "_man")},
     "listen": {
-        *(f"{measure}_{row}" for measure in ("wer", "logprob") for row in ("text", "audio", "none", "shuffled")),
-        "gap_closed",
+        *(f"{task}_{row}" for task in ("transcription", "gender", "language") for row in listen.CONDITIONS),
+        *(f"logprob_{row}" for row in ("text", "audio", "none", "shuffled")),
+        *("gap_closed", "logprob_gap_closed", "gender_same_words"),
     },
 }
 
@@ -73,7 +71,10 @@ def test_every_suite_measures_what_it_promises_and_counts_what_it_left_out(suite
 
 
 def test_the_file_and_the_table_hold_the_same_names(everything: dict):
-    assert [line.split()[0] for line in everything["stdout"].splitlines()] == list(everything["metrics"])
+    table, _, groups = everything["stdout"].partition("\n\n")
+    assert [line.split()[0] for line in table.splitlines()] == list(everything["metrics"])
+    assert groups.splitlines()[0].split() == ["suite", "task", "clips", "asked", *listen.CONDITIONS, "gap_closed"]
+    assert len(groups.splitlines()) == 1 + len(everything["groups"]) == 4
     assert everything["suite"] == "all" and everything["device"] == "cpu"
 
 
@@ -119,37 +120,6 @@ def test_the_codec_is_measured_at_every_bandwidth_that_it_has(pipeline: Pipeline
     assert bandwidths(pipeline.parts.codec) == {3.0: 4, 1.5: 2, 0.75: 1}
 
 
-def test_the_four_rows_of_listening_are_given_different_things():
-    sounds = [torch.zeros(2, 4), torch.ones(3, 4)]
-    rows = listen_conditions(["one", f"two {AUDIO}"], sounds)
-    content = {name: [item.messages[0]["content"] for item in items] for name, items in rows.items()}
-    assert content["text"] == ["Repeat the following word for word: one", "Repeat the following word for word: two  "]
-    assert content["audio"] == content["shuffled"] == [f"Repeat the following word for word: {AUDIO}"] * 2
-    assert content["none"] == ["Repeat the following word for word:"] * 2
-    assert [item.audio for item in rows["text"] + rows["none"]] == [[]] * 4
-    assert [item.audio[0] is sound for item, sound in zip(rows["audio"], sounds, strict=True)] == [True, True]
-    assert [item.audio[0] is sound for item, sound in zip(rows["shuffled"], sounds, strict=True)] == [False, False]
-
-
-def test_a_single_clip_has_no_other_sound(pipeline: Pipeline, manifest: Path):
-    rows = choose("listen", [str(manifest)], 1).rows
-    measured, figures = measure_listen(pipeline, rows, lambda _: None)
-    assert measured == 1 and figures["logprob_shuffled"] is None and figures["logprob_audio"] is not None
-
-
-def test_log_chances_are_those_of_the_transcript(pipeline: Pipeline):
-    """A model that is certain of nothing gives every token the same chance."""
-    (item,) = listen_conditions(["one"], [])["text"]
-    head = pipeline.parts.audio_llm.language.get_output_embeddings()
-    kept = head.weight.detach().clone()
-    try:
-        head.weight.data.zero_()
-        (chance,) = listen._log_chances(pipeline, [item], ["one"])
-    finally:
-        head.weight.data.copy_(kept)
-    assert chance == pytest.approx(-torch.tensor(float(len(head.weight))).log().item(), abs=1e-4)
-
-
 @pytest.mark.parametrize(
     "args, line",
     [
@@ -164,7 +134,7 @@ def test_bad_input_is_one_line(args: list[str], line: str, tmp_path: Path, monke
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and line in result.stderr
 
 
-@pytest.mark.parametrize("suite, package", [("codec", "pesq"), ("speak", "pocketsphinx"), ("listen", "jiwer")])
+@pytest.mark.parametrize("suite, package", [("codec", "pesq"), ("speak", "pocketsphinx")])
 def test_a_missing_package_is_one_line_before_any_work(
     suite: str, package: str, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ):

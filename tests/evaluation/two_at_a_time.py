@@ -35,7 +35,7 @@ def measure(manifest: Path, model: Path, folder: Path) -> int:
     args = ["ira", "eval", "all", manifest, "--model", model, "--device", "cpu", "--json", file]
     with (
         patch.multiple(speak, open_recogniser=lambda: None, recognise=recognise, SPOKEN_TOGETHER=2),
-        patch.multiple(listen, HEARD_TOGETHER=2),
+        patch.multiple(listen, open_recogniser=lambda: None, recognise=lambda *_: "one", HEARD_TOGETHER=2),
         patch.object(sys, "argv", [str(arg) for arg in args]),
     ):
         try:

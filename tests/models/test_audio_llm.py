@@ -42,7 +42,9 @@ def build(folder: Path, lora: bool = False) -> AudioLLM:
     llm = load_llm(LLMConfig(name=str(folder)), "cpu", torch.float32, lora)
     torch.manual_seed(1)
     config = AdapterConfig(layers=1, queries=4, window_seconds=0.5, width=16, heads=2, stack=2)
-    adapter = Adapter(config, source_width=16, source_layers=2, target_width=llm.width, frame_rate=20.0)
+    adapter = Adapter(
+        config, source_width=16, source_layers=2, target_width=llm.width, frame_rate=20.0, tokens=range(5, 25)
+    )
     adapter.match_scale(llm.model.get_input_embeddings().weight)
     speech_lm = FakeSpeechLM().requires_grad_(False)
     return AudioLLM(speech_lm, adapter, llm, LAYERS).eval()
@@ -256,6 +258,38 @@ def test_the_teachers_call_is_the_plain_llm_on_the_text_and_uses_no_audio_path(t
     assert not torch.allclose(model.response_logits([PromptItem(chat)], [answer]).logits, wanted, atol=1e-2)
 
 
+def test_a_conversation_reads_only_what_is_new_and_answers_as_if_it_read_all(
+    tiny_llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = build(tiny_llm_folder)
+    first, second = model.listen(*sound(2)).rows()
+    messages, heard, past = [], [], model.no_past()
+    read: list[int] = []
+    step = model._next_logits
+    monkeypatch.setattr(
+        model, "_next_logits", lambda given, cache: read.append(given.embeddings.shape[1]) or step(given, cache)
+    )
+    for words, audio in ((f"{AUDIO} one", [first]), ("and now", []), (f"two {AUDIO}", [second])):
+        messages, heard = [*messages, {"role": "user", "content": words}], [*heard, *audio]
+        item, before = PromptItem(messages, heard), len(read)
+        (answer,) = model.generate([item], 6, past=past)
+        new = read[before]
+        assert [answer] == model.generate([item], 6)
+        whole = model.prompts([item]).mask.shape[1]
+        assert new == whole if len(messages) == 1 else new < whole / 2 + 4
+        messages.append({"role": "assistant", "content": answer})
+
+
+def test_a_past_that_the_prompt_does_not_begin_with_is_forgotten(tiny_llm_folder: Path):
+    model = build(tiny_llm_folder)
+    past = model.no_past()
+    model.generate([PromptItem(user("the quick brown fox"))], 5, past=past)
+    other = [PromptItem(user("what the assistant said"))]
+    assert model.generate(other, 5, past=past) == model.generate(other, 5)
+    with pytest.raises(ValueError, match="belongs to one answer"):
+        model.generate(other * 2, 5, past=past)
+
+
 def test_gradients_reach_adapter_and_lora_but_neither_the_frozen_llm_nor_the_frozen_speech_lm(tiny_llm_folder: Path):
     model = build(tiny_llm_folder, lora=True)
     rows = model.listen(*sound(3)).rows()
@@ -263,6 +297,9 @@ def test_gradients_reach_adapter_and_lora_but_neither_the_frozen_llm_nor_the_fro
     logits, mask, _ = model.response_logits(items, [[30, 31], [32], [33, 34, 2]])
     logits[mask].log_softmax(-1)[:, 5].sum().backward()
     for name, parameter in model.adapter.named_parameters():
+        if name.startswith("spell."):
+            assert parameter.grad is None  # the LLM is told nothing of the spelling
+            continue
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name
     for name, parameter in model.language.named_parameters():
         assert (parameter.grad is not None) == ("lora_" in name), name
@@ -306,7 +343,7 @@ def test_the_vocabulary_is_projected_at_answer_positions_only(model: AudioLLM):
 
 
 def test_an_adapter_for_another_llm_is_refused(model: AudioLLM):
-    wide = Adapter(model.adapter.config, source_width=16, source_layers=2, target_width=64, frame_rate=20.0)
+    wide = Adapter(model.adapter.config, source_width=16, source_layers=2, target_width=64, frame_rate=20.0, tokens=[7])
     with pytest.raises(InputError, match="width 64, .* has 32"):
         AudioLLM(model.speech_lm, wide, model.llm, LAYERS)
 
@@ -327,7 +364,9 @@ def test_lists_of_different_lengths_are_refused(model: AudioLLM, call: Callable[
 def test_the_embedded_llm_answers_the_same_alone_and_in_a_padded_batch():
     llm = load_llm(LLMConfig(name="embedded"), "cpu", torch.float32, lora=False)
     config = AdapterConfig(layers=1, queries=2, width=8, heads=1, stack=2)
-    adapter = Adapter(config, source_width=16, source_layers=2, target_width=llm.width, frame_rate=20.0)
+    adapter = Adapter(
+        config, source_width=16, source_layers=2, target_width=llm.width, frame_rate=20.0, tokens=range(5, 25)
+    )
     model = AudioLLM(FakeSpeechLM(), adapter, llm, LAYERS)
     questions = ["What is the capital of France?", "Name one colour of the rainbow, in a short sentence.", "Hi"]
     items = [PromptItem(user(question)) for question in questions]

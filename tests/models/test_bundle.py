@@ -51,7 +51,7 @@ def make_speech_lm(layers: int = 4, width: int = 16) -> SpeechLM:
 def make_adapter(source_layers: int = 2, source_width: int = 16) -> Adapter:
     config = AdapterConfig(layers=1, queries=2, window_seconds=0.2, width=16, heads=2, mix_layers=source_layers)
     return Adapter(
-        config, source_width=source_width, source_layers=source_layers, target_width=32, frame_rate=75.0
+        config, source_width=source_width, source_layers=source_layers, target_width=32, frame_rate=75.0, tokens=[7]
     ).eval()
 
 
@@ -112,7 +112,8 @@ def test_the_ears_come_back_and_hear_what_they_heard(folder: Path):
     audio_llm = bundled_audio_llm(folder, CPU)
     assert audio_llm.layers == [1, 3]
     assert not any(module.training for module in audio_llm.modules())
-    want = adapter(speech_lm.states(CODES, FRAMES, [1, 3]), FRAMES).embeddings
+    table = audio_llm.language.get_input_embeddings().weight
+    want = adapter(speech_lm.states(CODES, FRAMES, [1, 3]), FRAMES, table).embeddings
     assert want.abs().max() > 0
     torch.testing.assert_close(audio_llm.listen(CODES, FRAMES).embeddings, want)
 

@@ -121,10 +121,11 @@ def make_ears(word_llm_folder: Path) -> Callable[..., AudioLLM]:
         torch.manual_seed(0)
         settings = LLMConfig(name=str(word_llm_folder), lora=LoraConfig(r=4, alpha=8, **lora))
         llm = load_llm(settings, "cpu", dtype, lora=True)
-        shape = SpeechConfig(layers=2, width=32, heads=2, max_steps=64, text_layers=0, codebook_weights=[1, 1])
+        shape = SpeechConfig(layers=2, width=32, heads=2, max_steps=80, text_layers=0, codebook_weights=[1, 1])
         speech_lm = SpeechLM(shape, codebooks=2, codebook_size=20, text_vocab=10, voice_dim=4, languages=["en"])
-        sizes = AdapterConfig(layers=1, queries=2, window_seconds=0.5, width=32, heads=2, stack=2)
-        adapter = Adapter(sizes, source_width=32, source_layers=2, target_width=llm.width, frame_rate=75.0)
+        sizes = AdapterConfig(trunk_layers=1, layers=1, queries=4, window_seconds=0.5, width=32, heads=2, stack=2)
+        reads = {"source_width": 32, "source_layers": 2, "target_width": llm.width, "frame_rate": 75.0}
+        adapter = Adapter(sizes, **reads, tokens=range(2, llm.model.config.vocab_size))
         adapter.match_scale(llm.model.get_input_embeddings().weight)
         return AudioLLM(speech_lm, adapter, llm, [0, 1]).eval()
 

@@ -15,7 +15,7 @@ from ira.data.shards import TokenShards
 from ira.models.audio_llm import AUDIO, AudioLLM
 from ira.models.llm import lora_off
 from ira.training.align import AlignTraining
-from ira.training.conversations import Turn, listen_rows, response_ids, student_item, teacher_item
+from ira.training.conversations import Turn, listen_to, response_ids, student_item, teacher_item
 from ira.training.loop import fit
 
 CPU = torch.device("cpu")
@@ -47,7 +47,8 @@ def stage(make_ears, make_shards, colour_rows) -> Callable[..., AlignTraining]:
     def make(**settings: Any) -> AlignTraining:
         ears, folder = make_ears(), f"run-{len(made)}"
         shards = make_shards(f"{folder}/train", colour_rows(32, 1)), make_shards(f"{folder}/val", colour_rows(16, 2))
-        given = {"steps": 120, "lr": 5e-3, "warmup_steps": 5, "batch_seconds": 3, "response_tokens": 8, **settings}
+        given = {"steps": 120, "lr": 5e-3, "warmup_steps": 5, "batch_seconds": 3, "response_tokens": 8}
+        given |= {"hearing_share": 0.3} | settings
         plain = AlignStage(accumulation=1, validate_every=60, **given)
         taught, judged = (turns(ears, part) for part in shards)
         made.append(AlignTraining(ears, shards[0], taught, shards[1], judged, plain, CPU, 75.0))
@@ -56,11 +57,17 @@ def stage(make_ears, make_shards, colour_rows) -> Callable[..., AlignTraining]:
     return make
 
 
+def answers(training: AlignTraining, shards: TokenShards, turns: list[Turn]):
+    """Student and teacher on the same answers to some recordings."""
+    examples = [shards[turn.row] for turn in turns]
+    return training._answers(listen_to(training.audio_llm, examples, CPU).rows(), examples, turns)
+
+
 @torch.no_grad()
 def heard(training: AlignTraining) -> list[str]:
     """The student's own answers to the held-out recordings."""
     examples = [training.held_out[i] for i in range(len(training.held_out))]
-    rows = listen_rows(training.audio_llm, examples, CPU)
+    rows = listen_to(training.audio_llm, examples, CPU).rows()
     return training.audio_llm.generate([student_item(audio, PROMPT) for audio in rows], ANSWER)
 
 
@@ -95,7 +102,7 @@ def test_the_answer_follows_the_sound_where_the_transcript_says_another_word(sta
     training, rows = stage(), colour_rows(4, 3)
     lied = make_shards("lied", [row | {"text": "black"} for row in rows])
     told = make_shards("told", rows)
-    wrong, right = (training._answers(shards, [Turn(i, PROMPT, "two") for i in range(4)]) for shards in (lied, told))
+    wrong, right = (answers(training, shards, [Turn(i, PROMPT, "two") for i in range(4)]) for shards in (lied, told))
     assert torch.equal(wrong[0].logits, right[0].logits)
     assert not torch.equal(wrong[1].logits, right[1].logits)  # the teacher reads it
 
@@ -103,7 +110,7 @@ def test_the_answer_follows_the_sound_where_the_transcript_says_another_word(sta
 def test_the_loss_looks_at_answer_tokens_alone(stage):
     training = stage()
     turns = [Turn(0, PROMPT, "two"), Turn(1, PROMPT, "three four five")]
-    student, teacher, ends = training._answers(training.shards, turns)
+    student, teacher, ends = answers(training, training.shards, turns)
     assert student.mask.tolist() == [[True, True, False, False], [True] * 4]  # the words and the end of the turn
     assert ends.tolist() == [[False, True, False, False], [False, False, False, True]]
     by_hand = []
@@ -112,25 +119,25 @@ def test_the_loss_looks_at_answer_tokens_alone(stage):
         p, q = (out.logits[row, : len(ids)].log_softmax(-1) for out in (teacher, student))
         by_hand += (p.exp() * (p - q)).sum(-1).tolist()
     training.settings = training.settings.model_copy(update={"temperature": 1.0})
-    losses = training._losses(student, teacher, ends)
+    losses = training._taught_losses(student, teacher, ends)
     assert float(losses["kl"].detach()) == pytest.approx(sum(by_hand) / 6, rel=1e-4)
     assert float(losses["end"].detach()) == pytest.approx((by_hand[1] + by_hand[5]) / 2, rel=1e-4)
 
 
 def test_an_answer_that_is_too_long_loses_its_end_and_is_not_taught_to_stop_there(stage):
     training = stage(response_tokens=3)
-    student, teacher, ends = training._answers(training.shards, [Turn(0, PROMPT, "one two three four five")])
+    student, teacher, ends = answers(training, training.shards, [Turn(0, PROMPT, "one two three four five")])
     ids = response_ids(training.audio_llm, "one two three four five")[:3]
     alone = training.audio_llm.response_logits([teacher_item("red", PROMPT)], [ids]).logits
     assert torch.allclose(teacher.logits, alone, atol=1e-5)
     assert student.mask.tolist() == [[True] * 3] and not bool(ends.any())
-    assert float(training._losses(student, teacher, ends)["end"].detach()) == 0
+    assert float(training._taught_losses(student, teacher, ends)["end"].detach()) == 0
 
 
 def test_teacher_and_speech_model_get_no_gradient(stage):
     training = stage()
     batch, _ = next(loaded(training, SamplerState(0, 0, 0)))
-    training.loss(batch, 0.0).loss.backward()
+    training.loss(batch, 0.5).loss.backward()
     moved = {name for name, p in training.audio_llm.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert moved and all(name.startswith("adapter.") or "lora_" in name for name in moved)
     assert {name.split(".")[0] for name in moved} == {"adapter", "language"}

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ira.config import AlignStage
+from ira.data.tasks import prompts_of
 from ira.errors import InputError
 from ira.models.audio_llm import AUDIO
 from ira.models.llm import lora_off
-from ira.training.conversations import REPEAT, Turn, conversations, listen_rows, response_ids, teacher_item
+from ira.training.conversations import Turn, conversations, listen_to, response_ids, spoken_tokens, teacher_item
 
 SETTINGS = AlignStage(teacher_responses=3, response_tokens=4)
 
@@ -23,12 +24,40 @@ def shards(make_shards, colour_rows):
     return make_shards("train", rows)
 
 
+def told_of(turns, *names: str):
+    """The turns that are about tasks of these names."""
+    wordings = {f"{prompt} {AUDIO}" for name in names for prompt in prompts_of(name)}
+    return [turn for turn in turns if turn.prompt in wordings]
+
+
 def test_every_row_with_text_is_repeated_as_it_was_written_and_own_answers_are_used(make_ears, shards):
     turns = conversations(make_ears(), shards, SETTINGS)
     assert turns[0] == Turn(2, f"which one {AUDIO}", "two")
-    repeated = [turn for turn in turns if turn.prompt == REPEAT]
-    assert [turn.row for turn in repeated] == list(range(8))
+    repeated = told_of(turns, "transcription")
+    assert [turn.row for turn in repeated] == list(range(8)) and not any(turn.told for turn in repeated)
     assert [turn.response for turn in repeated] == ["red", "green", "blue", "Black!", "red", "green", "blue", "black"]
+    assert len({turn.prompt for turn in repeated}) > 1
+
+
+def test_what_the_voice_alone_tells_is_learnt_from_the_manifest(make_ears, make_shards, colour_rows):
+    rows = [row | {"extra": {"gender": "female"}} for row in colour_rows(8, 1)]
+    rows[3] |= {"text": ""}
+    turns = conversations(make_ears(), make_shards("known", rows), SETTINGS.model_copy(update={"teacher_responses": 0}))
+    who = told_of(turns, "gender")
+    assert [turn.row for turn in who] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(turn.told and turn.response == "a woman" for turn in who)
+    (language,) = told_of(turns, "language")
+    assert (language.row, language.response, language.told) == (0, "English", True)
+
+
+def test_a_question_is_answered_by_the_teacher_who_reads_it(make_ears, make_shards, colour_rows):
+    rows = [row | {"extra": {"answer": "one"}} for row in colour_rows(2, 1)]
+    ears = make_ears()
+    turns = conversations(ears, make_shards("asked", rows), SETTINGS.model_copy(update={"teacher_responses": 0}))
+    with lora_off(ears.llm):
+        for row, turn in enumerate(told_of(turns, "question")):
+            assert not turn.told
+            assert [turn.response] == ears.generate([teacher_item(rows[row]["text"], turn.prompt)], 4)
 
 
 def test_the_teachers_answers_are_those_of_the_frozen_model_to_the_text(make_ears, shards):
@@ -37,7 +66,9 @@ def test_the_teachers_answers_are_those_of_the_frozen_model_to_the_text(make_ear
         for name, parameter in ears.language.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.5)
-    asked = [turn for turn in conversations(ears, shards, SETTINGS)[1:] if turn.prompt != REPEAT]
+    turns = conversations(ears, shards, SETTINGS)
+    given = told_of(turns, "transcription", "language")
+    asked = [turn for turn in turns[1:] if turn not in given]
     assert 1 <= len(asked) <= 3 and [turn.row for turn in asked] == sorted({turn.row for turn in asked})
     with lora_off(ears.llm):
         for turn in asked:
@@ -74,9 +105,9 @@ def test_what_is_heard_of_a_row_does_not_depend_on_its_neighbours(make_ears, sha
     ears, cpu = make_ears(), torch.device("cpu")
     examples = [shards[i] for i in range(4)]
     with torch.no_grad():
-        together = listen_rows(ears, examples, cpu)
+        together = listen_to(ears, examples, cpu).rows()
         for example, row in zip(examples, together, strict=True):
-            assert torch.allclose(listen_rows(ears, [example], cpu)[0], row, atol=1e-5)
+            assert torch.allclose(listen_to(ears, [example], cpu).rows()[0], row, atol=1e-5)
 
 
 def test_another_teacher_of_the_same_name_writes_anew(make_ears, shards):
@@ -86,3 +117,9 @@ def test_another_teacher_of_the_same_name_writes_anew(make_ears, shards):
         ears.language.get_input_embeddings().weight.neg_()
     conversations(ears, shards, SETTINGS)
     assert len(list(shards.folder.glob("answers-*.jsonl"))) == 2
+
+
+def test_the_tokens_that_can_be_named_are_those_of_the_transcripts(make_ears, shards):
+    tokenizer = make_ears().llm.tokenizer
+    wanted = {i for word in ("red", "green", "blue", "black", "Black") for i in tokenizer(f" {word}").input_ids}
+    assert spoken_tokens(tokenizer, shards) == sorted(wanted)

@@ -24,6 +24,7 @@ from ira.models.bundle import mixed_layers
 from ira.models.llm import load_llm
 from ira.models.speech_lm import SpeechLM
 from ira.runtime import autocast
+from ira.training import parts
 from ira.training.align import AlignTraining
 from ira.training.conversations import Turn
 from ira.training.estimate import Batch, stage_memory
@@ -34,6 +35,7 @@ from ira.training.speech import SpeechTraining
 from ira.training.stage import Stage
 
 CPU = torch.device("cpu")
+TOKENS = 10  # that transcripts are made of
 SIZES: dict[str, Any] = {
     "codebooks": 2,
     "codebook_size": 200,
@@ -78,7 +80,7 @@ def configure(**train: Any) -> Config:
             "speech": {"layers": 4, "width": 96, "heads": 4, "text_layers": 2, "codebook_weights": [2, 1]},
             "adapter": {"layers": 2, "queries": 8, "window_seconds": 1.0, "width": 96, "heads": 4, "mix_layers": 2},
             "llm": {"lora": {"r": 8, "dropout": 0.1}},
-            "train": {"align": {"accumulation": 1}, "speech": {"accumulation": 1}, **train},
+            "train": {"align": {"accumulation": 1, "hearing_share": 0}, "speech": {"accumulation": 1}, **train},
         }
     )
 
@@ -166,7 +168,8 @@ def align_stage(make_shards: Any) -> Callable[[Config], Stage]:
     def make(config: Config) -> Stage:
         llm = load_llm(config.llm, CPU, torch.bfloat16, lora=True)
         speech_lm = SpeechLM(config.speech, **SIZES)
-        ears = Adapter(config.adapter, source_width=96, source_layers=2, target_width=llm.width, frame_rate=75.0)
+        sizes = {"source_width": 96, "source_layers": 2, "target_width": llm.width, "frame_rate": 75.0}
+        ears = Adapter(config.adapter, **sizes, tokens=range(TOKENS))
         audio_llm = AudioLLM(speech_lm, ears, llm, mixed_layers(4, 2))
         return AlignTraining(audio_llm, shards, turns, shards, turns, config.train.align, CPU, 75.0)
 
@@ -179,6 +182,8 @@ def test_align_takes_what_the_formula_says(
 ):
     config = configure(dtype=dtype, activation_checkpointing=again)
     config = config.model_copy(update={"llm": config.llm.model_copy(update={"name": str(wide_llm_folder)})})
+    monkeypatch.setattr(parts, "MOST_TOKENS", TOKENS)
+    monkeypatch.setattr(Adapter, "_kept", lambda self, tokens: torch.ones_like(tokens[..., 0], dtype=torch.bool))
     found = measured(lambda: align_stage(config), config, [0, 1, 2, 3])
     said = stage_memory(config, "align", build_parts(config), Batch(4, 290, 3, answer=30, prompt=2))
     print(said, said.peak, found)

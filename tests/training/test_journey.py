@@ -243,7 +243,8 @@ def test_align_begins_with_new_lora_and_reinforce_with_that_of_align(finished, t
     save_tensors(run.folder / "align", "lora", kept, kind=LORA_KIND)
     named = {name: p for name, p in _aligned_ears(run).language.named_parameters() if "lora_" in name}
     assert named and all(bool((p == (0.25 if "lora_B" in name else 0.5)).all()) for name, p in named.items())
-    ears = _new_ears(run, bundled_codec(run.model, CPU))
+    codec = bundled_codec(run.model, CPU)
+    ears = _new_ears(run, codec, open_shards(run, codec, "train"))
     assert not any(bool(p.any()) for name, p in ears.language.named_parameters() if "lora_B" in name)
     shutil.rmtree(run.folder / "align")
     with pytest.raises(InputError, match="run --stage align first"):

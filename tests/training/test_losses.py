@@ -14,9 +14,11 @@ from ira.training.losses import (
     MultiScaleMel,
     UncertaintyWeights,
     advance_loss,
+    answer_cross_entropy,
     codec_cross_entropy,
     cosine_gap,
     distillation,
+    fixed_weights,
     masked_mean,
     soft_contrastive,
 )
@@ -195,7 +197,19 @@ def test_uncertainty_weights_refuse_a_negative_loss_and_unknown_names():
     with pytest.raises(ValueError, match="negative"):
         weights({"a": torch.tensor(1.0), "b": torch.tensor(-0.1)})
     with pytest.raises(ValueError, match="not the weighted ones"):
-        weights({"b": torch.tensor(1.0), "a": torch.tensor(1.0)})
+        weights({"a": torch.tensor(1.0), "c": torch.tensor(1.0)})
+
+
+def test_uncertainty_weights_of_a_batch_without_some_loss_leave_that_one_alone():
+    weights = UncertaintyWeights(["a", "b", "c"])
+    weights({"c": torch.tensor(3.0), "a": torch.tensor(2.0)}).backward()
+    assert weights.s.grad is not None and [bool(slope) for slope in weights.s.grad] == [True, False, True]
+    assert float(weights.s.grad[2]) == pytest.approx(-3.0 + 0.5)
+
+
+def test_fixed_weights_multiply_what_is_named_and_one_stands_for_the_rest():
+    losses = {"a": torch.tensor(2.0), "b": torch.tensor(5.0)}
+    assert float(fixed_weights(losses, {"a": 3.0})) == 11.0
 
 
 def test_the_mean_weighs_by_the_mask_and_is_zero_without_any():
@@ -211,3 +225,12 @@ def test_the_mel_distance_is_zero_for_the_same_sound_and_grows_with_what_is_wron
     noise = torch.randn(1, 1, 4800, generator=torch.Generator().manual_seed(0))
     assert float(mel(tone, tone)) == 0
     assert 0 < float(mel(tone + 1e-4 * noise, tone)) < float(mel(tone + 0.1 * noise, tone))
+
+
+def test_the_cross_entropy_of_an_answer_looks_at_its_own_tokens():
+    logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[1, 2, 0], [6, 0, 0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    chances = logits.log_softmax(-1)
+    by_hand = -(chances[0, 0, 1] + chances[0, 1, 2] + chances[1, 0, 6]) / 3
+    assert float(answer_cross_entropy(logits, tokens, mask)) == pytest.approx(float(by_hand), rel=1e-5)
