@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from ira.errors import InputError
 
 T = TypeVar("T")
+STARTING = datetime.timedelta(minutes=2)  # gloo waits for ever for a connection that was lost on the way
 LONGEST_WAIT = datetime.timedelta(days=7)  # others wait while one prepares a corpus; training has a clock of its own
 
 
@@ -30,7 +32,8 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=STARTING)
+    _set_pg_timeout(LONGEST_WAIT, dist.group.WORLD)
     try:
         yield device
     finally:

@@ -20,7 +20,6 @@ from ira.models.audio_llm import AUDIO
 SENTENCE = "the north wind and the sun were arguing."
 SENTENCE_VOICE = "a woman with a high voice speaking at a normal pace"
 QUESTION = "what is the capital of france?"
-QUESTION_VOICE = "a man with a low voice speaking at a normal pace"
 HEARD_PROMPT = f"Repeat the following word for word: {AUDIO}"
 ANSWER_TOKENS = 32
 NO_WORDS = "I have no words for that."
@@ -46,10 +45,10 @@ def run_demo(pipeline: Pipeline, out: Path, report: Callable[[str], None]) -> De
     """
     made = Demo()
     with _timed(made, "speak a sentence and a question", report):
-        rows = [SpeakRow(SENTENCE, SENTENCE_VOICE), SpeakRow(QUESTION, QUESTION_VOICE)]
+        rows = [SpeakRow(SENTENCE, SENTENCE_VOICE), SpeakRow(QUESTION)]
         spoken, question = (_good(row) for row in pipeline.speak_batch(rows))
     _write(made, out / "spoken.wav", spoken, f"{SENTENCE!r}, {SENTENCE_VOICE}")
-    _write(made, out / "question.wav", question, f"{QUESTION!r}, {QUESTION_VOICE}")
+    _write(made, out / "question.wav", question, f"{QUESTION!r}, the default voice")
     with _timed(made, "listen to both", report):
         rows = [ListenRow(spoken.waveform, HEARD_PROMPT), ListenRow(question.waveform)]
         made.heard, made.answer = (_good(row) for row in pipeline.listen_batch(rows, ANSWER_TOKENS))

@@ -54,7 +54,7 @@ def two(manifest: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPa
         env=os.environ | {"OMP_NUM_THREADS": "2"},  # what it has is not what it computes with
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=480,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     last = done.stdout.rindex("codec/clips")  # torchrun may have had to begin anew

@@ -132,6 +132,7 @@ def test_a_stop_amid_a_collection_goes_back_to_its_beginning(tmp_path, capsys):
 
 
 def test_a_second_signal_ends_at_once_and_afterwards_all_is_as_it_was():
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(KeyboardInterrupt), stop_asked() as asked:
         assert asked() == 0
@@ -139,6 +140,7 @@ def test_a_second_signal_ends_at_once_and_afterwards_all_is_as_it_was():
         assert asked() == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    signal.signal(signal.SIGINT, usual)
 
 
 def test_a_second_control_c_while_a_checkpoint_is_written_is_no_failed_write(tmp_path, monkeypatch):
