@@ -15,7 +15,7 @@ from ira.cli.options import app
 
 # Each registers its verbs; `ira --help` lists them in this order.
 # isort: off
-from ira.cli import corpora, data, training, speech, machine  # noqa: F401
+from ira.cli import corpora, data, training, bench, speech, machine  # noqa: F401
 
 # isort: on
 

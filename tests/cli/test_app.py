@@ -23,6 +23,7 @@ VERBS = (
     "train",
     "plot",
     "eval",
+    "bench",
     "resynth",
     "speak",
     "voice",

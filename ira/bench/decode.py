@@ -1,0 +1,118 @@
+"""A SpeechLM in; milliseconds a frame of its decoding, beside MusicgenForCausalLM and what memory allows, out.
+
+Both draw a code of every book from the likeliest, have as long a text before them and begin at the same frame. Weights
+must be read once a step however few rows there are: bytes of weights and of the cache by the measured rate of memory
+is a floor that no arrangement of the same numbers gets below.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ira.bench.machine import read_rate
+from ira.bench.peers import MusicgenLoop, musicgen
+from ira.bench.sizes import TEXT, Sizes
+from ira.bench.timing import MILLI, Figures, Timed, Work, in_turns, memory_figures
+from ira.models.decode import Decoding
+from ira.models.sampling import Sampling
+from ira.models.speech_lm import Memory, SpeechLM
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+UNGUIDED, GUIDED = Sampling(guidance=1.0), Sampling()
+
+
+class OurLoop:
+    """`Decoding` of rows of text and voice, brought to any frame."""
+
+    def __init__(self, model: SpeechLM, rows: int, longest: int, sampling: Sampling) -> None:
+        memory = text_memory(model, rows)
+        untold = model.condition(None, None, None, batch=rows) if sampling.guidance != 1.0 else None
+        bounds = torch.full((rows,), longest)
+        self.decoding = Decoding(model, memory, untold, bounds, list(range(rows)), sampling)
+        for cache in self.decoding.state.caches:  # pages that were never written are read from one and the same
+            cache.keys.normal_()
+            cache.values.normal_()
+        self.fresh = copy.copy(self.decoding)
+        self.walker = copy.copy(self.decoding.walker)
+
+    @property
+    def length(self) -> int:
+        """Steps in the cache."""
+        return self.decoding.state.caches[0].length
+
+    def go_to(self, frame: int) -> None:
+        """As if `frame` steps had been taken: what stands in the cache does not change how long a step takes."""
+        self.decoding = copy.copy(self.fresh)
+        self.decoding.walker = copy.copy(self.walker)
+        self.decoding.step = frame
+        for cache in self.decoding.state.caches:
+            cache.length = frame
+
+    def step(self) -> None:
+        self.decoding.advance()
+
+
+def measure_decode(model: SpeechLM, dtype: str, rows: int, frame: int, sizes: Sizes) -> Figures:
+    """One precision, batch and place: milliseconds a step, ours (also guided) beside the peer's.
+
+    `model` is turned into that precision itself.
+    """
+    device, model = model.null_text.device, model.to(DTYPES[dtype]).eval()
+    longest = min(frame + sizes.steps + 1, model.config.max_steps - model.codebooks)
+    first = longest - sizes.steps - 1
+    peer = musicgen(model).to(DTYPES[dtype])
+    with torch.no_grad():
+        loops = {
+            "ours": OurLoop(model, rows, longest, UNGUIDED),
+            "musicgen": MusicgenLoop(peer, text_memory(model, rows).vectors, UNGUIDED),
+            "ours_guided": OurLoop(model, rows, longest, GUIDED),
+        }
+        works = {name: _work(loop, first, sizes.steps) for name, loop in loops.items()}
+        timed = in_turns(works, device, sizes.repeats)
+    floor = bytes_read(model, rows, first) / read_rate(device, sizes.read_bytes) * MILLI
+    return _figures(timed, floor, sizes.steps)
+
+
+def _work(loop: OurLoop | MusicgenLoop, frame: int, steps: int) -> Work:
+    def run() -> None:
+        for _ in range(steps):
+            loop.step()
+
+    return Work(run, lambda: loop.go_to(frame))
+
+
+def _figures(timed: dict[str, Timed], floor: float, steps: int) -> Figures:
+    found: Figures = {f"{name}_ms": one.seconds.of(lambda s: s / steps * MILLI) for name, one in timed.items()}
+    ours, theirs = timed["ours"].seconds.median, timed["musicgen"].seconds.median
+    found |= {"floor_ms": floor, "share_of_limit": floor / (ours / steps * MILLI), "speedup": theirs / ours}
+    return found | memory_figures(timed)
+
+
+def text_memory(model: SpeechLM, rows: int) -> Memory:
+    """Rows of one random text of 60 tokens in one random voice."""
+    device, dtype = model.null_text.device, model.null_text.dtype
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(1, model.text_vocab, (1, TEXT), generator=generator).expand(rows, -1).to(device)
+    voice = nn.functional.normalize(torch.randn(1, model.voice_dim, generator=generator), dim=-1)
+    lengths, language = torch.full((rows,), TEXT, device=device), torch.zeros(rows, dtype=torch.long, device=device)
+    return model.condition(text, lengths, voice.expand(rows, -1).to(device, dtype), language)
+
+
+def bytes_read(model: SpeechLM, rows: int, frame: int) -> float:
+    """Of weights that a step needs, once for all rows, and of the cache of each row at `frame`.
+
+    Looked-up rows of embeddings are left out, and so are keys and values of the memory, which are projected once.
+    """
+    matrices = [parameter for layer in model.layers for name, parameter in layer.named_parameters() if _each(name)]
+    own: list[Tensor] = [model.heads.weight, model.advance.weight, model.told_in.weight]
+    weights = sum(parameter.numel() for parameter in [*matrices, *own])
+    cache = 2 * rows * frame * model.config.width * model.config.layers
+    return float((weights + cache) * model.heads.weight.element_size())
+
+
+def _each(name: str) -> bool:
+    """Whether a layer's parameter is read at every step."""
+    return not name.startswith(("cross_attention.k.", "cross_attention.v."))

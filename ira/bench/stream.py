@@ -1,0 +1,109 @@
+"""A pipeline in; how soon it speaks, how evenly, and how soon it replies to a question, out.
+
+Beside the stream stands the same text said whole, of which nothing is heard before the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ira.bench.sizes import Sizes
+from ira.bench.timing import Figures, spread
+from ira.errors import InputError
+from ira.inference.pipeline import Pipeline
+
+ANSWER_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Heard:
+    """When each part came, in seconds from the beginning, and how many seconds of sound it holds."""
+
+    came: list[float]
+    lasts: list[float]
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between one part and the next."""
+        return [after - before for before, after in zip(self.came, self.came[1:], strict=False)]
+
+    @property
+    def silence(self) -> float:
+        """Seconds that a player which starts at the first part has nothing to play."""
+        runs_out, waited = self.came[0], 0.0
+        for came, lasts in zip(self.came, self.lasts, strict=True):
+            waited += max(came - runs_out, 0.0)
+            runs_out = max(came, runs_out) + lasts
+        return waited
+
+
+def measure_speaking(pipeline: Pipeline, sizes: Sizes) -> Figures:
+    """First sound, gaps and real-time factor of `speak_stream`, in turns with the same text said whole."""
+    rate, streams, whole, factors = pipeline.parts.codec.sample_rate, [], [], []
+    for turn in range(sizes.repeats + 1):  # the first one warms up
+        started = time.perf_counter()
+        heard = hear(pipeline.speak_stream(sizes.text), rate, started)
+        started = time.perf_counter()
+        spoken = pipeline.speak(sizes.text)
+        took = time.perf_counter() - started
+        if turn:
+            streams.append(heard)
+            whole.append(took)
+            factors.append(took / (spoken.waveform.shape[-1] / rate))
+    return _speaking(streams) | {"whole_seconds": spread(whole), "whole_real_time_factor": spread(factors)}
+
+
+def _speaking(streams: list[Heard]) -> Figures:
+    gaps = [gap for heard in streams for gap in heard.gaps]
+    return {
+        "first_sound_seconds": spread([heard.came[0] for heard in streams]),
+        "gap_seconds": spread(gaps) if gaps else None,
+        "longest_gap_seconds": max(gaps, default=None),
+        "player_waits_seconds": spread([heard.silence for heard in streams]),
+        "real_time_factor": spread([heard.came[-1] / sum(heard.lasts) for heard in streams]),
+        "sound_seconds": spread([sum(heard.lasts) for heard in streams]),
+    }
+
+
+def measure_replying(pipeline: Pipeline, sizes: Sizes) -> Figures:
+    """From the end of a spoken question to its answer in text, and to the first sound of that answer.
+
+    None where the answer holds something that cannot be spoken; what was answered says `unspoken`.
+    """
+    question, rate = pipeline.speak(sizes.question).waveform, pipeline.parts.codec.sample_rate
+    answered, replied, unspoken = [], [], 0
+    for turn in range(sizes.repeats + 1):
+        started = time.perf_counter()
+        answer = pipeline.listen(question, max_new_tokens=ANSWER_TOKENS)
+        told = time.perf_counter() - started
+        sound = _first_sound(pipeline, answer, started)
+        if turn:
+            answered.append(told)
+            replied += [] if sound is None else [sound]
+            unspoken += sound is None
+    return {
+        "question_seconds": question.shape[-1] / rate,
+        "answer_seconds": spread(answered),
+        "first_sound_of_reply_seconds": spread(replied) if replied else None,
+        "unspoken": unspoken,
+    }
+
+
+def _first_sound(pipeline: Pipeline, answer: str, started: float) -> float | None:
+    """Seconds since `started` at which the first part of the spoken answer is there."""
+    try:
+        next(pipeline.speak_stream(answer))
+    except (InputError, StopIteration):
+        return None
+    return time.perf_counter() - started
+
+
+def hear(parts: Iterable[Tensor], rate: int, started: float) -> Heard:
+    """Take every part [1, n] as it comes; one part of no length where none came."""
+    found = [(time.perf_counter() - started, part.shape[-1] / rate) for part in parts]
+    found = found or [(time.perf_counter() - started, 1 / rate)]
+    return Heard([came for came, _ in found], [lasts for _, lasts in found])

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ira.bench.machine import describe, read_rate
+from ira.bench.sizes import EARNEST, QUICK
+from ira.bench.suites import Case, cases, plain, run, shown, using_threads
+from ira.bench.timing import Spread
+from ira.inference.pipeline import Pipeline
+
+
+def test_each_suite_is_a_part_of_all(tiny_model_folder):
+    pipeline = Pipeline.from_folder(tiny_model_folder, "cpu")
+    names = [case.name for case in cases("decode", pipeline, EARNEST)]
+    assert names.count("full_bf16_batch1@8000/") == 1 and names.count("full_fp32_batch8@100/") == 1
+    assert "full_fp32_batch8@1000/" not in names  # the curve is that of one row
+    assert "own_fp32_batch1@1000/" not in names  # it reads 400 steps
+    each = sum(len(cases(suite, pipeline, QUICK)) for suite in ("codec", "decode", "train", "stream"))
+    assert each == len(cases("all", pipeline, QUICK))
+
+
+def test_figures_stand_under_their_suite_and_case():
+    told = []
+    found = [Case("codec", "", lambda: {"a": 1}), Case("decode", "x/", lambda: {"a": torch.get_num_threads()})]
+    figures = run(found, None, lambda number, case: told.append((number, case.suite)), several=True)
+    assert figures["codec/a"] == 1 and figures["decode/x/a"] == 1 and figures["decode/threads"] == 1
+    assert told == [(0, "codec"), (1, "decode")]
+    assert (plain(figures)["codec/peak_mb"] or 0) > 10
+    assert set(run(found[:1], 1, lambda *_: None, several=False)) == {"threads", "a", "peak_mb"}
+
+
+def test_threads_are_as_before_afterwards():
+    before = torch.get_num_threads()
+    with using_threads(3):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+
+
+def test_a_spread_becomes_three_numbers_and_one_cell():
+    assert plain({"ms": Spread(2.0, 1.0, 3.0), "none": None}) == {
+        "ms": 2.0,
+        "ms_low": 1.0,
+        "ms_high": 3.0,
+        "none": None,
+    }
+    assert [shown(v) for v in (Spread(2.0, 1.0, 3.0), None, 4)] == ["2 (1 to 3)", "-", "4"]
+
+
+def test_the_machine_is_named_and_its_memory_is_faster_than_a_disk():
+    assert describe(torch.device("cpu"), 2)["threads"] == 2 and describe(torch.device("cpu"), None)["name"]
+    assert read_rate(torch.device("cpu"), 4_000_000) > 1e8
+
+
+@pytest.mark.parametrize("sizes", [EARNEST, QUICK])
+def test_the_full_scale_model_has_room_for_the_whole_curve(sizes):
+    assert max(sizes.growth) + sizes.steps < sizes.seed.max_steps - sizes.seed_books
