@@ -7,6 +7,7 @@ are, and none is called by some of them alone.
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from ira.errors import InputError
 
 T = TypeVar("T")
-STARTING = datetime.timedelta(minutes=2)  # gloo waits for ever for a connection that was lost on the way
+JOINS = itertools.count()
+STARTING = datetime.timedelta(minutes=2)  # gloo tries a connection that is refused for as long as it may
 LONGEST_WAIT = datetime.timedelta(days=7)  # others wait while one prepares a corpus; training has a clock of its own
 
 
@@ -32,12 +34,22 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=STARTING)
+    _find_one_another("nccl" if device.type == "cuda" else "gloo")
     _set_pg_timeout(LONGEST_WAIT, dist.group.WORLD)
     try:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _find_one_another(backend: str) -> None:
+    """The process group, in a store of its own: an earlier group of this job left addresses that nobody answers at.
+
+    Without that, a process that joins again before the others reads where they were the last time.
+    """
+    store, number, size = next(dist.rendezvous("env://", timeout=STARTING))
+    own = dist.PrefixStore(f"join-{next(JOINS)}", store)
+    dist.init_process_group(backend, store=own, rank=number, world_size=size, timeout=STARTING)
 
 
 def rank() -> int:
