@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.distributed_c10d import PrefixStore, _set_pg_timeout
+from torch.distributed.rendezvous import rendezvous
 
 from ira.errors import InputError
 
@@ -47,8 +48,8 @@ def _find_one_another(backend: str) -> None:
 
     Without that, a process that joins again before the others reads where they were the last time.
     """
-    store, number, size = next(dist.rendezvous("env://", timeout=STARTING))
-    own = dist.PrefixStore(f"join-{next(JOINS)}", store)
+    store, number, size = next(rendezvous("env://", timeout=STARTING))
+    own = PrefixStore(f"join-{next(JOINS)}", store)
     dist.init_process_group(backend, store=own, rank=number, world_size=size, timeout=STARTING)
 
 
