@@ -17,10 +17,11 @@ from ira.bench.peers import MusicgenLoop, musicgen
 from ira.bench.sizes import TEXT, Sizes
 from ira.bench.timing import MILLI, Figures, Timed, Work, in_turns, memory_figures
 from ira.models.decode import Decoding
+from ira.models.int8 import with_int8_weights
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import Memory, SpeechLM
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}  # int8: only weights are
 UNGUIDED, GUIDED = Sampling(guidance=1.0), Sampling()
 
 
@@ -56,7 +57,7 @@ class OurLoop:
 
 
 def measure_decode(model: SpeechLM, dtype: str, rows: int, frame: int, sizes: Sizes) -> Figures:
-    """One precision, batch and place: milliseconds a step, ours (also guided) beside the peer's.
+    """One precision, batch and place: milliseconds a step, ours (also guided) beside the peer's, which has no int8.
 
     `model` is turned into that precision itself.
     """
@@ -64,6 +65,7 @@ def measure_decode(model: SpeechLM, dtype: str, rows: int, frame: int, sizes: Si
     longest = min(frame + sizes.steps + 1, model.config.max_steps - model.codebooks)
     first = longest - sizes.steps - 1
     peer = musicgen(model).to(DTYPES[dtype])
+    model = with_int8_weights(model) if dtype == "int8" else model
     with torch.no_grad():
         loops = {
             "ours": OurLoop(model, rows, longest, UNGUIDED),
@@ -106,11 +108,11 @@ def bytes_read(model: SpeechLM, rows: int, frame: int) -> float:
 
     Looked-up rows of embeddings are left out, and so are keys and values of the memory, which are projected once.
     """
-    matrices = [parameter for layer in model.layers for name, parameter in layer.named_parameters() if _each(name)]
+    matrices = [weight for layer in model.layers for name, weight in layer.state_dict().items() if _each(name)]
     own: list[Tensor] = [model.heads.weight, model.advance.weight, model.told_in.weight]
-    weights = sum(parameter.numel() for parameter in [*matrices, *own])
-    cache = 2 * rows * frame * model.config.width * model.config.layers
-    return float((weights + cache) * model.heads.weight.element_size())
+    weights = sum(weight.numel() * weight.element_size() for weight in [*matrices, *own])
+    cache = 2 * rows * frame * model.config.width * model.config.layers * model.null_text.element_size()
+    return float(weights + cache)
 
 
 def _each(name: str) -> bool:

@@ -25,7 +25,7 @@ class Sizes:
     steps: int = 20
     batches: tuple[int, ...] = (1, 8)
     growth: tuple[int, ...] = (100, 1_000, 8_000)
-    dtypes: tuple[str, ...] = ("fp32", "bf16")
+    dtypes: tuple[str, ...] = ("fp32", "bf16", "int8")
     seed: SpeechConfig = SpeechConfig()
     seed_books: int = 8
     train: tuple[tuple[int, int], tuple[int, int]] = ((16, 300), (4, 300))

@@ -33,8 +33,8 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps")]
 
 
-def open_pipeline(model: Path | None, device: str) -> Pipeline:
+def open_pipeline(model: Path | None, device: str, int8: bool = False) -> Pipeline:
     from ira.inference.pipeline import Pipeline
     from ira.models.bundle import EMBEDDED
 
-    return Pipeline.from_folder(model or EMBEDDED, device)
+    return Pipeline.from_folder(model or EMBEDDED, device, int8=int8)

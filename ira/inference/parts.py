@@ -14,6 +14,7 @@ from ira.errors import InputError
 from ira.models.adapter import Adapter
 from ira.models.audio_llm import AudioLLM
 from ira.models.bundle import bundled_codec, bundled_llm, layers_read, read_model_card
+from ira.models.int8 import with_int8_weights
 from ira.models.speech_lm import SpeechLM
 from ira.models.voice_encoder import VoiceEncoder
 
@@ -25,9 +26,10 @@ class Parts:
     """`folder` holds the card, the codec and the LLM's LoRA; the three others are folders or .safetensors files.
 
     llm: in place of the card's LLM.
+    int8: decode with weights of one byte; a CPU is faster with them, the larger the model the more.
 
     Raises:
-        InputError: `folder` is no model folder; a part says so when it is asked for.
+        InputError: `folder` is no model folder, or `int8` is not for this device; a part says so when it is asked for.
     """
 
     folder: Path
@@ -36,8 +38,13 @@ class Parts:
     voice_encoder_path: Path
     llm: str | None
     device: torch.device
+    int8: bool = False
 
     def __post_init__(self) -> None:
+        if self.int8 and self.device.type != "cpu":
+            raise InputError(
+                f"int8 weights on {self.device.type}; they are made for a CPU: give --device cpu or no --int8"
+            )
         self.card = read_model_card(self.folder)
 
     @cached_property
@@ -46,7 +53,8 @@ class Parts:
 
     @cached_property
     def speech_lm(self) -> SpeechLM:
-        return load_model(SpeechLM, self.speech_lm_path, "speech_lm").to(self.device).requires_grad_(False)
+        model = load_model(SpeechLM, self.speech_lm_path, "speech_lm").to(self.device).requires_grad_(False)
+        return with_int8_weights(model) if self.int8 else model
 
     @cached_property
     def voice_encoder(self) -> VoiceEncoder:

@@ -81,10 +81,15 @@ class Pipeline:
         self.voices = Voices(self.parts)
 
     @classmethod
-    def from_folder(cls, folder: str | Path = EMBEDDED, device: str = "auto", llm: str | None = None) -> Pipeline:
-        """The model in `folder` (RUN/model of a training, or the one that ships), `llm` in place of the card's LLM."""
+    def from_folder(
+        cls, folder: str | Path = EMBEDDED, device: str = "auto", llm: str | None = None, int8: bool = False
+    ) -> Pipeline:
+        """The model in `folder` (RUN/model of a training, or the one that ships), `llm` in place of the card's LLM.
+
+        int8: see `Parts`.
+        """
         folder = Path(folder)
-        return cls(Parts(folder, folder, folder, folder, llm, pick_device(device)))
+        return cls(Parts(folder, folder, folder, folder, llm, pick_device(device), int8))
 
     # -- speaking ----------------------------------------------------------------------------------------------
 
