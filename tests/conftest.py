@@ -87,7 +87,8 @@ def tiny_model_folder(tiny_llm_folder: Path, tmp_path_factory: pytest.TempPathFa
         speech_lm.heads.weight *= 10
         speech_lm.voice_in.weight *= 10
         speech_lm.advance.bias.fill_(-1.7)  # five frames a token: as fast as people speak
-    ears = Adapter(adapter, source_width=32, source_layers=2, target_width=32, frame_rate=75.0, tokens=range(20, 200))
+    reads = {"source_width": 32, "source_layers": 2, "target_width": 32, "frame_rate": 75.0}
+    ears = Adapter(adapter, **reads, tokens=range(20, 200), traits={"gender": [[20], [21]]})
     folder = tmp_path_factory.mktemp("tiny-model")
     write_card(folder, config)
     torch.manual_seed(4)  # a random codec that does not write all sounds as one code

@@ -25,6 +25,13 @@ _AGES = {
 }
 _CHILD_BELOW, _ADULT_FROM = 14, 18  # years; between them a voice is neither
 _EMOTIONS = ("angry", "bored", "disgusted", "fearful", "happy", "neutral", "sad")
+# What a voice tells beside the words, and all that may be answered of it.
+TRAITS = {
+    "gender": tuple(_GENDERS),
+    "age": tuple(_AGES),
+    "emotion": _EMOTIONS,
+    "language": tuple(_SPOKEN.values()),
+}
 _AMOUNTS = ("", "some ", "a bit of ", "a little bit of ", "a lot of ", "lots of ")
 _MILKS = ("milk", "whole milk", "skim milk", "soy milk", "almond milk", "cream")
 _SUGARS = ("sugar", "brown sugar", "sweetener")
@@ -133,7 +140,7 @@ def tasks_of(text: str, columns: Mapping[str, Any], language: str) -> list[Task]
     tasks += [_task("spelling", text.strip())] if _SPELLED.search(text) else []
     tasks += _voices(columns)
     # A language that nobody wrote down is taken for English: of a row that says nothing else it is not asked.
-    return tasks + ([_task("language", spoken, tuple(_SPOKEN.values()))] if spoken and tasks else [])
+    return tasks + ([_task("language", spoken, TRAITS["language"])] if spoken and tasks else [])
 
 
 def prompts_of(name: str, about: str = "") -> tuple[str, ...]:
@@ -208,9 +215,9 @@ def _voices(columns: Mapping[str, Any]) -> list[Task]:
     who = next((who for who, words in _GENDERS.items() if gender in words), "")
     grown = _age(age)
     felt = emotion in _EMOTIONS and (emotion != "neutral" or "truncated" in columns)
-    tasks = [_task("gender", who, tuple(_GENDERS))] if who and grown in ("", "an adult") else []
-    tasks += [_task("age", grown, tuple(_AGES))] if grown in _AGES else []
-    return tasks + ([_task("emotion", emotion, _EMOTIONS)] if felt else [])
+    tasks = [_task("gender", who, TRAITS["gender"])] if who and grown in ("", "an adult") else []
+    tasks += [_task("age", grown, TRAITS["age"])] if grown in _AGES else []
+    return tasks + ([_task("emotion", emotion, TRAITS["emotion"])] if felt else [])
 
 
 def _age(told: str) -> str:

@@ -4,13 +4,14 @@ A trunk listens to the whole recording in both directions. Its sound is then cut
 of queries reads the window (Perceiver, Jaegle et al. 2021). A query begins as a learned vector plus the average of the
 stretch of sound it stands for, and names what it hears: a distribution over tokens of the LLM and a blank. The LLM is
 given the mean of its own embeddings under that distribution (as in LegoSLM, Ma et al. 2025) plus what the query says
-freely, for a voice is more than words. Queries that are blank or name what the one before named are left out, as CTC
-leaves them out (Gaido et al. 2021), so that sound takes about as many places as its text would.
+freely. Queries that are blank or name what the one before named are left out, as CTC leaves them out (Gaido et al.
+2021), so that sound takes about as many places as its text would. Before the words stand those for who speaks and how
+(`ira.models.traits`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from ira.config import AdapterConfig
 from ira.data.text import CharTokenizer
 from ira.models.blocks import EPS, Attention, Block, SwiGLU, apply_rope, init_weights, length_mask, rope, swiglu_hidden
+from ira.models.traits import Traits
 
 CONVOLVED = 15  # stacks that a trunk layer's convolution reaches over
 FREELY = 0.1  # what a query says freely at the start, against the LLM's embeddings
@@ -28,10 +30,11 @@ FREELY = 0.1  # what a query says freely at the start, against the LLM's embeddi
 
 @dataclass
 class AudioEmbeddings:
-    """What the LLM hears. embeddings: [B, Q, E], zero where the mask is False; mask: [B, Q] bool.
+    """What the LLM hears. embeddings: [B, traits + Q, E], zero where the mask is False; mask: [B, traits + Q] bool.
 
     And as what it was heard on the way, in logits of which 0 is the blank: characters [B, P, ids of `CharTokenizer`]
-    of `stacks` [B] stacks of frames, and tokens [B, Q, 1 + n] of `queries` [B] queries.
+    of `stacks` [B] stacks of frames, and tokens [B, Q, 1 + n] of `queries` [B] queries; and of each of the `traits`
+    logits [B, choices].
     """
 
     embeddings: Tensor
@@ -40,6 +43,7 @@ class AudioEmbeddings:
     stacks: Tensor
     tokens: Tensor
     queries: Tensor
+    traits: dict[str, Tensor]
 
     def rows(self) -> list[Tensor]:
         """One [q, E] tensor a recording, without what is left out."""
@@ -103,6 +107,7 @@ class Adapter(nn.Module):
         target_width: E of the LLM.
         frame_rate: frames a second of the codec.
         tokens: ids of the LLM's tokens that a query can name: those of the training's transcripts.
+        traits: what a voice can be named, as `Traits` has it; nothing is named without.
     """
 
     def __init__(
@@ -114,6 +119,7 @@ class Adapter(nn.Module):
         target_width: int,
         frame_rate: float,
         tokens: Sequence[int],
+        traits: Mapping[str, Sequence[Sequence[int]]] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.source_layers, self.frame_rate = config, source_layers, frame_rate
@@ -132,6 +138,7 @@ class Adapter(nn.Module):
         self.name_blank = nn.Linear(config.width, 1, bias=False)
         self.blank = nn.Parameter(torch.zeros(target_width))
         self.leave = nn.Linear(config.width, target_width, bias=False)
+        self.traits = Traits(source_layers * source_width, traits) if traits else None
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -149,6 +156,7 @@ class Adapter(nn.Module):
             "target_width": self.leave.out_features,
             "frame_rate": self.frame_rate,
             "tokens": self.tokens,
+            "traits": self.traits.words if self.traits else {},
         }
 
     @classmethod
@@ -175,17 +183,24 @@ class Adapter(nn.Module):
         _, n, _, D = states.shape
         if n != self.source_layers or D * self.config.stack != self.enter.in_features:
             raise ValueError(f"states {tuple(states.shape)} do not fit an adapter of {self.hparams()['config']}")
-        heard, stacks = self._listen(states, frames, hide)
+        normed = F.rms_norm(states, states.shape[-1:], eps=EPS)  # else the deepest layer would drown the others
+        heard, stacks = self._listen(normed, frames, hide)
         queries, there = self._ask(heard, stacks)
         named = table[self.tokens].to(queries.dtype)
         tokens = self._names(queries, named)
+        traits = self.traits(normed, frames) if self.traits else {}
+        said = self._said(queries, tokens, named)
         mask = there & self._kept(tokens)
-        embeddings = self._said(queries, tokens, named).masked_fill(~mask[..., None], 0)
-        return AudioEmbeddings(embeddings, mask, self.spell(heard), stacks, tokens, there.sum(1))
+        if self.traits:
+            said = torch.cat([self.traits.say(traits, table).to(said.dtype), said], dim=1)
+            mask = torch.cat([(frames > 0)[:, None].expand(-1, len(traits)), mask], dim=1)
+        said = said.masked_fill(~mask[..., None], 0)
+        return AudioEmbeddings(said, mask, self.spell(heard), stacks, tokens, there.sum(1), traits)
 
-    def _listen(self, states: Tensor, frames: Tensor, hide: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _listen(self, normed: Tensor, frames: Tensor, hide: Tensor | None) -> tuple[Tensor, Tensor]:
         """Stacks [B, P, C] after the trunk, and how many of them are sound [B]."""
-        x = self._stack(self._mix(states), frames)
+        mixed = torch.einsum("bntd,n->btd", normed, self.mix.softmax(0).to(normed.dtype))
+        x = self._stack(mixed, frames)
         if hide is not None:
             x = x.masked_fill(hide[..., None], 0)
         x = x.to(self.queries.dtype)  # under autocast the sums stay in the parameters' precision
@@ -222,11 +237,6 @@ class Adapter(nn.Module):
         chances = tokens.softmax(-1)
         mean = chances[..., 1:].to(named.dtype) @ named + chances[..., :1] * self.blank
         return mean + self.leave(queries)
-
-    def _mix(self, states: Tensor) -> Tensor:
-        """[B, n, T, D] -> [B, T, D]; each layer is normalised first, else the deepest would drown the others."""
-        normed = F.rms_norm(states, states.shape[-1:], eps=EPS)
-        return torch.einsum("bntd,n->btd", normed, self.mix.softmax(0).to(normed.dtype))
 
     def _stack(self, x: Tensor, frames: Tensor) -> Tensor:
         """[B, T, D] -> [B, P, C]; zero past a row's end, whatever its padding held."""

@@ -1,10 +1,11 @@
 """Stage `align`: recordings with transcripts in, an adapter (and LoRA) that lets the LLM hear, out.
 
-At first the adapter learns by itself, without the LLM: to spell what is said at its trunk, and to name it in the LLM's
-tokens at its queries (CTC). Then the LLM listens: distillation after Ultravox and BLSP-KD (Wang et al. 2024), where
-the teacher is the frozen LLM, LoRA off, on the text, and the student the same LLM on the sound. The loss stands on
-response tokens only: KL at a temperature, KL at the end of turn, and the cosine of the last hidden states; answers
-that words do not settle, such as who speaks, are learnt by cross-entropy. CTC goes on beside.
+At first the adapter learns by itself, without the LLM: to spell what is said at its trunk, to name it in the LLM's
+tokens at its queries (CTC), and to name what the manifest tells of the voice (traits). Then the LLM listens:
+distillation after Ultravox and BLSP-KD (Wang et al. 2024), where the teacher is the frozen LLM, LoRA off, on the text,
+and the student the same LLM on the sound. The loss stands on response tokens only: KL at a temperature, KL at the end
+of turn, and the cosine of the last hidden states; answers that words do not settle, such as who speaks, are learnt by
+cross-entropy. What was learnt first goes on beside.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from ira.training.losses import (
 )
 from ira.training.rewards import pad_tokens
 from ira.training.stage import StepLoss
+from ira.training.traits import balance, mistaken, told, traits_loss
 
 JUDGED, JUDGED_TOGETHER = 32, 8
-TERMS = ("kl", "end", "cosine", "answer", "characters", "tokens")
+TERMS = ("kl", "end", "cosine", "answer", "characters", "tokens", "traits")
 
 
 class AlignTraining:
@@ -62,6 +64,7 @@ class AlignTraining:
         self.device, self.frame_rate = device, frame_rate
         self.characters = CharTokenizer()
         self.places = {token: place for place, token in enumerate(audio_llm.adapter.tokens, 1)}
+        self.balance = balance(told(shards[row]) for row in sorted({turn.row for turn in turns}))
         self.audio_llm.speech_lm.requires_grad_(False)
         self.weights = UncertaintyWeights(list(TERMS)).to(device) if settings.weights is None else None
         if not settings.train_lora:
@@ -94,10 +97,14 @@ class AlignTraining:
 
     def _heard_losses(self, heard: AudioEmbeddings, examples: list[Example]) -> dict[str, Tensor]:
         spelling, naming = self._symbols(examples)
-        return {
+        losses = {
             "characters": ctc(heard.characters, heard.stacks, spelling),
             "tokens": ctc(heard.tokens, heard.queries, naming),
         }
+        known = [told(one) for one in examples]
+        return losses | (
+            {"traits": traits_loss(heard.traits, known, self.balance)} if heard.traits and any(known) else {}
+        )
 
     def _symbols(self, examples: list[Example]) -> tuple[list[list[int]], list[list[int]]]:
         """What there is to spell and to name in each row; a token that the adapter has no name for is left out."""
@@ -151,7 +158,8 @@ class AlignTraining:
         """Held-out figures; those of another recording's sound show what is heard.
 
         `kl` to the teacher and `agreement` with it where it teaches, `told` the share of the other answers' tokens that
-        are likeliest, `characters` and `tokens` the share heard wrong. `missed`, the mean of what is wrong, chooses.
+        are likeliest, `characters`, `tokens` and `traits` the share heard wrong. `missed`, the mean of what is wrong,
+        chooses.
         """
         totals: dict[str, float] = {}
         for start in mine(range(0, len(self.judged), JUDGED_TOGETHER)):
@@ -160,7 +168,7 @@ class AlignTraining:
                 totals[name] = totals.get(name, 0.0) + value
         sums = summed(totals)
         figures = {name: value / sums[f"of_{name}"] for name, value in sums.items() if sums.get(f"of_{name}")}
-        wrong = [figures[name] for name in ("characters", "tokens") if name in figures]
+        wrong = [figures[name] for name in ("characters", "tokens", "traits") if name in figures]
         wrong += [1 - figures[name] for name in ("agreement", "told") if name in figures]
         return figures | {"missed": sum(wrong) / max(len(wrong), 1)}
 
@@ -183,7 +191,8 @@ class AlignTraining:
             pairs = zip(wanted, likeliest(*logits[name]), strict=True)
             wrong = sum(min(edit_distance(truth, said), len(truth)) for truth, said in pairs)
             found |= {name: float(wrong), f"of_{name}": float(sum(len(truth) for truth in wanted))}
-        return found
+        wrong, count = mistaken(heard.traits, [told(one) for one in examples])
+        return found | {"traits": float(wrong), "of_traits": float(count)}
 
     def _judge_answers(
         self, heard: list[Tensor], examples: list[Example], turns: list[Turn]

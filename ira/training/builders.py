@@ -40,6 +40,7 @@ from ira.training.parallel import whole
 from ira.training.reinforce import ReinforceTraining
 from ira.training.speech import SpeechTraining, VoiceTable, rows_with_text
 from ira.training.stage import Stage
+from ira.training.traits import trait_words
 from ira.training.voice import VoiceTraining
 
 HELD_OUT_TURNS = 16  # held-out rows that align and reinforce are judged on
@@ -165,6 +166,7 @@ def _new_ears(run: Run, codec: Codec, shards: TokenShards) -> AudioLLM:
         target_width=llm.width,
         frame_rate=codec.frame_rate,
         tokens=spoken_tokens(llm.tokenizer, shards),
+        traits=trait_words(llm.tokenizer),
     ).to(run.device)
     adapter.match_scale(llm.model.get_input_embeddings().weight)
     return AudioLLM(speech_lm, adapter, llm, layers)

@@ -62,7 +62,7 @@ def conversations(
     those; questions are answered by the teacher, the other tasks by the manifest.
     """
     examples = [(i, shards[i]) for i in range(len(shards))]
-    posed = [(i, e, _tasks(e)) for i, e in examples]
+    posed = [(i, e, known_tasks(e)) for i, e in examples]
     posed = [(i, e, tasks) for i, e, tasks in posed if tasks or e.text]
     posed = posed if limit is None else spread(posed, limit)
     if not posed:
@@ -77,7 +77,8 @@ def conversations(
     return own + given + (_read(kept) or _write(kept, audio_llm, asked, settings))
 
 
-def _tasks(example: Example) -> list[Task]:
+def known_tasks(example: Example) -> list[Task]:
+    """What the manifest lets one ask of a recording."""
     known = {"emotion": example.emotion, "language": example.language, **example.extra}
     return tasks_of(written(example), known, language_of(example))
 

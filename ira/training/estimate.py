@@ -46,6 +46,7 @@ from torch import nn
 from ira.audio.waveform import SAMPLE_RATE
 from ira.config import FRAME_RATE, WHOLE_FRAMES, Config, StageName
 from ira.data.batches import WHOLE_TOKENS
+from ira.data.tasks import TRAITS
 from ira.models.blocks import WRITTEN_OUT, swiglu_hidden
 from ira.training.parts import Parts
 
@@ -239,7 +240,7 @@ def _language(config: Config, parts: Parts, batch: Batch, learns: bool, dropout:
     shape, b = parts.llm.config, _width(config)
     assert parts.adapter is not None
     windows = ceil(batch.frames / (parts.adapter.window * config.adapter.stack))
-    length = batch.prompt + windows * config.adapter.queries + batch.answer
+    length = batch.prompt + len(TRAITS) + windows * config.adapter.queries + batch.answer
     tokens, D, h = batch.rows * length, shape.hidden_size, shape.intermediate_size
     per_token = 16 * D + 6 * h + 2 * length
     if learns:

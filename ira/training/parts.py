@@ -15,6 +15,7 @@ from torch import nn
 from ira.audio.compact import CompactCodec
 from ira.config import FRAME_RATE, Config
 from ira.data.pronunciation import SpeechTokenizer
+from ira.data.tasks import TRAITS
 from ira.data.text import CharTokenizer
 from ira.models.adapter import Adapter
 from ira.models.llm import EMBEDDED, llm_at_hand
@@ -91,6 +92,7 @@ def _adapter(config: Config, width: int) -> Adapter:
         target_width=width,
         frame_rate=FRAME_RATE,
         tokens=range(MOST_TOKENS),
+        traits={trait: [[0]] * len(choices) for trait, choices in TRAITS.items()},
     )
 
 

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from ira.audio.codec import Tokens
 from ira.config import AdapterConfig, LLMConfig, LoraConfig, SpeechConfig
 from ira.data.shards import FORMAT, INDEX_COLUMNS, TokenShards
+from ira.data.tasks import TRAITS
 from ira.models.adapter import Adapter
 from ira.models.audio_llm import AudioLLM
 from ira.models.llm import load_llm
 from ira.models.speech_lm import SpeechLM
+from ira.models.traits import Traits
 
 MakeShards = Callable[..., TokenShards]
 
@@ -125,8 +127,10 @@ def make_ears(word_llm_folder: Path) -> Callable[..., AudioLLM]:
         speech_lm = SpeechLM(shape, codebooks=2, codebook_size=20, text_vocab=10, voice_dim=4, languages=["en"])
         sizes = AdapterConfig(trunk_layers=1, layers=1, queries=4, window_seconds=0.5, width=32, heads=2, stack=2)
         reads = {"source_width": 32, "source_layers": 2, "target_width": llm.width, "frame_rate": 75.0}
+        words = {trait: [[2 + i] for i in range(len(choices))] for trait, choices in TRAITS.items()}
         adapter = Adapter(sizes, **reads, tokens=range(2, llm.model.config.vocab_size))
         adapter.match_scale(llm.model.get_input_embeddings().weight)
+        adapter.traits = Traits(2 * 32, words)
         return AudioLLM(speech_lm, adapter, llm, [0, 1]).eval()
 
     return make

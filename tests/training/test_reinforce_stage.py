@@ -52,6 +52,7 @@ def stage(make_ears, make_shards, colour_rows) -> Callable[..., ReinforceTrainin
         turns = [[Turn(i, PROMPT, "") for i in range(len(part))] for part in (shards, held_out)]
         plain = ReinforceStage(accumulation=1, **given)
         ears = make_ears(dtype, dropout=dropout)
+        ears.adapter.traits = None  # after the words alone the random LLM says "five" now and then
         made.append(ReinforceTraining(ears, shards, turns[0], held_out, turns[1], plain, CPU, reward))
         return made[-1]
 
