@@ -39,7 +39,7 @@ from ira.training.stage import StepLoss
 from ira.training.traits import balance, mistaken, told, traits_loss
 
 JUDGED, JUDGED_TOGETHER = 32, 8
-TERMS = ("kl", "end", "cosine", "answer", "characters", "tokens", "traits")
+TERMS = ("kl", "end", "cosine", "answer", "characters", "tokens")
 
 
 class AlignTraining:
@@ -90,10 +90,19 @@ class AlignTraining:
         if share_done >= self.settings.hearing_share:
             losses |= self._answer_losses(heard.rows(), examples, batch)
         metrics = {name: float(value.detach()) for name, value in losses.items()}
+        weights = {f"weight/{name}": value for name, value in self.weights.weights().items()} if self.weights else {}
+        return StepLoss(self._weighed(losses), len(batch), metrics | weights)
+
+    def _weighed(self, losses: dict[str, Tensor]) -> Tensor:
+        """The sum of the losses with learned weights, or with those of the settings.
+
+        Traits count as they are: nothing else learns from them, and as they are near 0 in most batches and large in a
+        few, a learned weight would run away.
+        """
         if self.weights is None:
-            return StepLoss(fixed_weights(losses, self.settings.weights or {}), len(batch), metrics)
-        weights = {f"weight/{name}": value for name, value in self.weights.weights().items()}
-        return StepLoss(self.weights(losses), len(batch), metrics | weights)
+            return fixed_weights(losses, self.settings.weights or {})
+        traits = losses.get("traits", 0.0)
+        return self.weights({name: value for name, value in losses.items() if name != "traits"}) + traits
 
     def _heard_losses(self, heard: AudioEmbeddings, examples: list[Example]) -> dict[str, Tensor]:
         spelling, naming = self._symbols(examples)
