@@ -110,13 +110,14 @@ class SpeechConfig(Section):
     """SpeechLM: a causal transformer over delayed codec tokens with cross-attention to text and voice.
 
     The attention to text has a Gaussian prior around a pointer, `pointer_width` tokens wide; the pointer stays at a
-    token for at most `longest_stay` frames.
+    token for at most `longest_stay` frames. A step looks at itself and the `window` - 1 steps before it, or at all.
     """
 
     layers: int = Field(default=12, gt=0, le=MOST_LAYERS)
     width: int = Field(default=768, gt=0, le=WIDEST)
     heads: int = Field(default=12, gt=0)
     max_steps: int = Field(default=8192, gt=0, le=10_000_000)
+    window: int | None = Field(default=None, gt=0)
     text_layers: int = Field(default=4, ge=0, le=MOST_LAYERS)
     drop_text: float = Field(default=0.1, ge=0, le=1)
     drop_voice: float = Field(default=0.1, ge=0, le=1)
@@ -304,6 +305,7 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(default=2, ge=1)
     parallel: Literal["ddp", "fsdp"] = "ddp"
     activation_checkpointing: bool = False
+    compile: bool = False
     stuck_minutes: float = Field(default=30.0, gt=0)
     threads: int | None = Field(default=None, ge=1, le=4096)
     codec: CodecStage = CodecStage()

@@ -10,18 +10,20 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ira.bench.machine import read_rate
 from ira.bench.peers import MusicgenLoop, musicgen
 from ira.bench.sizes import TEXT, Sizes
 from ira.bench.timing import MILLI, Figures, Timed, Work, in_turns, memory_figures
+from ira.models.compiled import with_compiled_step
 from ira.models.decode import Decoding
-from ira.models.int8 import with_int8_weights
+from ira.models.rounded import with_rounded_weights
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import Memory, SpeechLM
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}  # int8: only weights are
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+BITS = {"int8": 8, "int4": 4}  # of weights; all else is bf16
 UNGUIDED, GUIDED = Sampling(guidance=1.0), Sampling()
 
 
@@ -56,16 +58,18 @@ class OurLoop:
         self.decoding.advance()
 
 
-def measure_decode(model: SpeechLM, dtype: str, rows: int, frame: int, sizes: Sizes) -> Figures:
-    """One precision, batch and place: milliseconds a step, ours (also guided) beside the peer's, which has no int8.
+def measure_decode(model: SpeechLM, precision: str, rows: int, frame: int, sizes: Sizes) -> Figures:
+    """One precision, batch and place: milliseconds a step, ours (also guided) beside the peer's, at best in bf16.
 
     `model` is turned into that precision itself.
     """
-    device, model = model.null_text.device, model.to(DTYPES[dtype]).eval()
+    dtype = DTYPES.get(precision, torch.bfloat16)
+    device, model = model.null_text.device, model.to(dtype).eval()
     longest = min(frame + sizes.steps + 1, model.config.max_steps - model.codebooks)
     first = longest - sizes.steps - 1
-    peer = musicgen(model).to(DTYPES[dtype])
-    model = with_int8_weights(model) if dtype == "int8" else model
+    peer = musicgen(model).to(dtype)
+    model = with_rounded_weights(model, BITS[precision]) if precision in BITS else model
+    model = with_compiled_step(model) if sizes.compiled else model
     with torch.no_grad():
         loops = {
             "ours": OurLoop(model, rows, longest, UNGUIDED),
@@ -109,9 +113,10 @@ def bytes_read(model: SpeechLM, rows: int, frame: int) -> float:
     Looked-up rows of embeddings are left out, and so are keys and values of the memory, which are projected once.
     """
     matrices = [weight for layer in model.layers for name, weight in layer.state_dict().items() if _each(name)]
-    own: list[Tensor] = [model.heads.weight, model.advance.weight, model.told_in.weight]
+    own = [weight for part in (model.heads, model.advance, model.told_in) for weight in part.state_dict().values()]
     weights = sum(weight.numel() * weight.element_size() for weight in [*matrices, *own])
-    cache = 2 * rows * frame * model.config.width * model.config.layers * model.null_text.element_size()
+    seen = min(frame, model.config.window or frame)
+    cache = 2 * rows * seen * model.config.width * model.config.layers * model.null_text.element_size()
     return float(weights + cache)
 
 

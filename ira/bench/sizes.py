@@ -14,19 +14,21 @@ TEXT = 60  # text tokens that a row is conditioned on
 class Sizes:
     """repeats: of everything; seconds, frames and rows are those of one repeat.
 
-    seed: the full-scale SpeechLM with `seed_books` codebooks. growth: frames at which a step is timed.
-    train: rows and frames of a training step, of the model at hand and of the full-scale one.
+    compiled: decode and train with torch.compile. seed: the full-scale SpeechLM with `seed_books` codebooks.
+    growth: frames at which a step is timed. train: rows and frames of a training step, of the model at hand and of the
+    full-scale one.
     """
 
     quick: bool = False
+    compiled: bool = False
     repeats: int = 7
     sound_seconds: float = 10.0
     chunks: tuple[int, ...] = (1, 8, 32)
     steps: int = 20
     batches: tuple[int, ...] = (1, 8)
     growth: tuple[int, ...] = (100, 1_000, 8_000)
-    dtypes: tuple[str, ...] = ("fp32", "bf16", "int8")
-    seed: SpeechConfig = SpeechConfig()
+    precisions: tuple[str, ...] = ("fp32", "bf16", "int8", "int4")
+    seed: SpeechConfig = SpeechConfig(window=1024)
     seed_books: int = 8
     train: tuple[tuple[int, int], tuple[int, int]] = ((16, 300), (4, 300))
     read_bytes: int = 512_000_000

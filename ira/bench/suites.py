@@ -66,15 +66,15 @@ def _decode(pipeline: Pipeline, sizes: Sizes) -> list[Case]:
     room = {"own": shape.config.max_steps - shape.codebooks, "full": sizes.seed.max_steps - sizes.seed_books}
     found = []
     for size, make in _models(pipeline, sizes).items():
-        for dtype, rows, frame in itertools.product(sizes.dtypes, sizes.batches, sizes.growth):
+        for precision, rows, frame in itertools.product(sizes.precisions, sizes.batches, sizes.growth):
             if frame + sizes.steps < room[size] and (rows == 1 or frame == sizes.growth[0]):
-                measure = partial(_decode_one, make, dtype, rows, frame, sizes)
-                found.append(Case("decode", f"{size}_{dtype}_batch{rows}@{frame}/", measure))
+                measure = partial(_decode_one, make, precision, rows, frame, sizes)
+                found.append(Case("decode", f"{size}_{precision}_batch{rows}@{frame}/", measure))
     return found
 
 
-def _decode_one(make: Callable[[], SpeechLM], dtype: str, rows: int, frame: int, sizes: Sizes) -> Figures:
-    return measure_decode(make(), dtype, rows, frame, sizes)
+def _decode_one(make: Callable[[], SpeechLM], precision: str, rows: int, frame: int, sizes: Sizes) -> Figures:
+    return measure_decode(make(), precision, rows, frame, sizes)
 
 
 def _train(pipeline: Pipeline, sizes: Sizes) -> list[Case]:

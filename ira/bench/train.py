@@ -20,11 +20,13 @@ from ira.bench.peers import musicgen
 from ira.bench.sizes import TEXT, Sizes
 from ira.bench.timing import MILLI, Figures, Timed, Work, in_turns, memory_figures
 from ira.config import SpeechStage
+from ira.models.compiled import compile_layers
 from ira.models.speech_lm import SpeechLM
 from ira.runtime import autocast
 from ira.training.losses import advance_loss, codec_cross_entropy
 from ira.training.meter import matrix_rate
 from ira.training.optimization import make_optimizer
+from ira.training.parallel import stacked_layers
 
 DTYPE = "bf16"
 
@@ -62,6 +64,8 @@ def measure_train(model: SpeechLM, rows: int, frames: int, sizes: Sizes) -> Figu
     """Frames a second and share of the matrix rate of both, in turns on the same codes."""
     device = model.null_text.device
     batch = random_rows(model, rows, frames)
+    if sizes.compiled:
+        compile_layers(stacked_layers(model), device)
     steps = {
         "ours": our_step(model.train().requires_grad_(True), batch, device),
         "musicgen": peer_step(musicgen(model).train(), batch, device),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="tiny, once: does all of it run? The times mean little")
     ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="decode and train: ours with torch.compile")] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads  [default: decode, stream: 1; else torch's own]")
     ] = None,
@@ -42,6 +44,7 @@ def bench(
     Examples:
       ira bench codec
       ira bench decode --json decode.json --threads 2
+      ira bench decode --compile
       ira bench stream --model runs/tiny/model
       ira bench all --quick
       ira bench all --json figures.json && python docs/make_performance.py figures.json
@@ -53,7 +56,7 @@ def bench(
 
     if what not in (*SUITES, "all"):
         raise InputError(f"benchmark {what!r} is unknown; give one of {', '.join(SUITES)} or all")
-    sizes, own = QUICK if quick else EARNEST, pick_device(device)
+    sizes, own = replace(QUICK if quick else EARNEST, compiled=compiled), pick_device(device)
     machine = describe(own, threads)
     seed_everything(0)
     found = cases(what, open_pipeline(model, str(own)), sizes)

@@ -33,8 +33,8 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps")]
 
 
-def open_pipeline(model: Path | None, device: str, int8: bool = False) -> Pipeline:
+def open_pipeline(model: Path | None, device: str, bits: int | None = None, compiled: bool = False) -> Pipeline:
     from ira.inference.pipeline import Pipeline
     from ira.models.bundle import EMBEDDED
 
-    return Pipeline.from_folder(model or EMBEDDED, device, int8=int8)
+    return Pipeline.from_folder(model or EMBEDDED, device, bits=bits, compiled=compiled)

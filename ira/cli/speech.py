@@ -64,8 +64,11 @@ def speak(
     stream: Annotated[
         bool, typer.Option("--stream", help="write the sound as it is made; without --out to stdout")
     ] = False,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="decode with weights of one byte: on a CPU faster, large models most")
+    bits: Annotated[
+        int | None, typer.Option(help="8 or 4 bits for each weight of the decoder: faster on a CPU, large models most")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="make machine code of a step first: for long texts and many rows")
     ] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
@@ -80,7 +83,7 @@ def speak(
       ira speak "Good morning." --voice "anna.voice:0.7+a calm man:0.3"
       ira speak "Good morning." --report morning.html
       ira speak "Good morning." --pace 0.8               slower; 2 is twice as fast
-      ira speak "Good morning." --int8                   weights of one byte: faster on a CPU
+      ira speak "Good morning." --bits 4                 weights of four bits: faster on a CPU
       ira speak "Good morning." --stream | aplay         sound leaves while the rest is still being made
       ira speak --batch rows.jsonl --out spoken/         {"id","text","voice","seed","language","pace"} -> spoken/ID.wav
     """
@@ -95,7 +98,9 @@ def speak(
         from ira.inference.batch import speak_rows
 
         with progress("speaking") as said:
-            raise typer.Exit(report_rows(speak_rows(open_pipeline(model, device, int8), batch, out, said, report)))
+            raise typer.Exit(
+                report_rows(speak_rows(open_pipeline(model, device, bits, compiled), batch, out, said, report))
+            )
     path = out or Path("speech.wav")
     check_sound_name(path)
     if stream:
@@ -103,11 +108,11 @@ def speak(
 
         if report is not None:
             raise InputError("--stream with --report; a page shows finished speech; give one of them")
-        pipeline = open_pipeline(model, device, int8)
+        pipeline = open_pipeline(model, device, bits, compiled)
         parts = pipeline.speak_stream(text or "", voice, seed, language, pace)
         write_live(parts, pipeline.parts.codec.sample_rate, out)
         return typer.echo(out) if out else None
-    pipeline = open_pipeline(model, device, int8)
+    pipeline = open_pipeline(model, device, bits, compiled)
     with progress("speaking") as said:
         spoken = pipeline.speak(text or "", voice, seed, language, said, pace)
     save_speech(spoken, path)

@@ -14,7 +14,8 @@ from ira.errors import InputError
 from ira.models.adapter import Adapter
 from ira.models.audio_llm import AudioLLM
 from ira.models.bundle import bundled_codec, bundled_llm, layers_read, read_model_card
-from ira.models.int8 import with_int8_weights
+from ira.models.compiled import with_compiled_step
+from ira.models.rounded import with_rounded_weights
 from ira.models.speech_lm import SpeechLM
 from ira.models.voice_encoder import VoiceEncoder
 
@@ -26,10 +27,11 @@ class Parts:
     """`folder` holds the card, the codec and the LLM's LoRA; the three others are folders or .safetensors files.
 
     llm: in place of the card's LLM.
-    int8: decode with weights of one byte; a CPU is faster with them, the larger the model the more.
+    bits: 8 or 4 of each weight of the decoder; a CPU is faster with them, the larger the model the more.
+    compiled: translate a step of decoding into machine code when it is first made.
 
     Raises:
-        InputError: `folder` is no model folder, or `int8` is not for this device; a part says so when it is asked for.
+        InputError: `folder` is no model folder, or `bits` is not for this device; a part says so when it is asked for.
     """
 
     folder: Path
@@ -38,12 +40,13 @@ class Parts:
     voice_encoder_path: Path
     llm: str | None
     device: torch.device
-    int8: bool = False
+    bits: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
-        if self.int8 and self.device.type != "cpu":
+        if self.bits is not None and self.device.type != "cpu":
             raise InputError(
-                f"int8 weights on {self.device.type}; they are made for a CPU: give --device cpu or no --int8"
+                f"weights of {self.bits} bits on {self.device.type}; they are for a CPU: give --device cpu or no --bits"
             )
         self.card = read_model_card(self.folder)
 
@@ -54,7 +57,8 @@ class Parts:
     @cached_property
     def speech_lm(self) -> SpeechLM:
         model = load_model(SpeechLM, self.speech_lm_path, "speech_lm").to(self.device).requires_grad_(False)
-        return with_int8_weights(model) if self.int8 else model
+        model = model if self.bits is None else with_rounded_weights(model, self.bits)
+        return with_compiled_step(model) if self.compiled else model
 
     @cached_property
     def voice_encoder(self) -> VoiceEncoder:

@@ -82,14 +82,19 @@ class Pipeline:
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path = EMBEDDED, device: str = "auto", llm: str | None = None, int8: bool = False
+        cls,
+        folder: str | Path = EMBEDDED,
+        device: str = "auto",
+        llm: str | None = None,
+        bits: int | None = None,
+        compiled: bool = False,
     ) -> Pipeline:
         """The model in `folder` (RUN/model of a training, or the one that ships), `llm` in place of the card's LLM.
 
-        int8: see `Parts`.
+        bits, compiled: see `Parts`.
         """
         folder = Path(folder)
-        return cls(Parts(folder, folder, folder, folder, llm, pick_device(device), int8))
+        return cls(Parts(folder, folder, folder, folder, llm, pick_device(device), bits, compiled))
 
     # -- speaking ----------------------------------------------------------------------------------------------
 

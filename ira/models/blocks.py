@@ -49,8 +49,13 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
+    def open(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [..., D] -> the gate and what it lets through, [..., hidden] each."""
+        return self.gate(x), self.up(x)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = self.open(x)
+        return self.down(F.silu(gate) * up)
 
 
 def swiglu_hidden(width: int) -> int:
@@ -60,26 +65,31 @@ def swiglu_hidden(width: int) -> int:
 
 @dataclass
 class KeyValueCache:
-    """Preallocated keys and values [B, H, max_steps, C] of one layer; `length` steps are filled."""
+    """Preallocated keys and values [B, H, places, C] of one layer after `length` steps; new steps replace the oldest.
+
+    Order does not matter to attention: where a step stood was turned into its key.
+    """
 
     keys: Tensor
     values: Tensor
     length: int = 0
 
     @classmethod
-    def empty(cls, batch: int, heads: int, max_steps: int, head_dim: int, like: Tensor) -> KeyValueCache:
-        shape = (batch, heads, max_steps, head_dim)
+    def empty(cls, batch: int, heads: int, places: int, head_dim: int, like: Tensor) -> KeyValueCache:
+        shape = (batch, heads, places, head_dim)
         return cls(like.new_zeros(shape), like.new_zeros(shape))
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [B, H, S, C] and return everything stored so far."""
-        end = self.length + keys.shape[2]
-        if end > self.keys.shape[2]:
-            raise ValueError(f"cache holds {self.keys.shape[2]} steps, step {end} was asked for")
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        """Store [B, H, S, C], several steps only side by side, and return all that is stored."""
+        places, steps = self.keys.shape[2], keys.shape[2]
+        first = self.length % places
+        if first + steps > places:
+            raise ValueError(f"{steps} steps at once into a cache of {places}, {first} of them taken")
+        self.keys[:, :, first : first + steps] = keys
+        self.values[:, :, first : first + steps] = values
+        self.length += steps
+        filled = min(self.length, places)
+        return self.keys[:, :, :filled], self.values[:, :, :filled]
 
 
 def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False) -> Tensor:
@@ -121,6 +131,10 @@ class Attention(nn.Module):
         """[B, H, S, C] -> [B, S, D], through the output projection."""
         return self.o(x.transpose(1, 2).flatten(2))
 
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, S, C] of x [B, S, D]."""
+        return self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+
     def forward(
         self,
         x: Tensor,
@@ -131,7 +145,7 @@ class Attention(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Self-attention over x [B, S, D]; mask [B, 1, S or 1, S'] is boolean (True = may look) or additive."""
-        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        q, k, v = self.project(x)
         if cos_sin is not None:
             q, k = apply_rope(q, *cos_sin), apply_rope(k, *cos_sin)
         if cache is not None:
@@ -196,6 +210,15 @@ def init_weights(module: nn.Module, layers: int) -> None:
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Embedding):
             nn.init.normal_(child.weight, std=0.02)
+
+
+def window_mask(steps: int, window: int | None, device: torch.device) -> Tensor | None:
+    """[S, S] True where a step may look: at itself and the `window` - 1 before it; None where causality is all."""
+    if window is None or steps <= window:
+        return None
+    at = torch.arange(steps, device=device)
+    away = at[:, None] - at
+    return (away >= 0) & (away < window)
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ira.audio.delay import delay, special_ids, undelay
 from ira.config import SpeechConfig
 from ira.errors import InputError
-from ira.models.blocks import EPS, Attention, Block, KeyValueCache, init_weights, length_mask, rope
+from ira.models.blocks import EPS, Attention, Block, KeyValueCache, init_weights, length_mask, rope, window_mask
 from ira.models.pointer import Pointer, walked
 
 MOST_CODEBOOKS = 64
@@ -71,10 +71,13 @@ class DecoderLayer(Block):
         self.cross_attention = Attention(width, heads)
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], memory: Tensor, bias: Tensor
+        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], memory: Tensor, bias: Tensor, window: Tensor | None = None
     ) -> Tensor:
-        """A whole sequence x [B, S, D] over memory [B, 1 + L, D]; bias [B, 1, S, 1 + L] is added to the scores."""
-        x = self.attend(x, cos_sin, causal=True)
+        """A whole sequence x [B, S, D] over memory [B, 1 + L, D].
+
+        bias: [B, 1, S, 1 + L], added to the scores of the memory. window: [S, S], see `window_mask`.
+        """
+        x = self.attend(x, cos_sin, mask=window, causal=window is None)
         keys, values = self.cross_attention.project_memory(memory)
         x = x + self.cross_attention.cross(self.cross_norm(x), keys, values, bias)
         return self.feed_forward(x)
@@ -254,13 +257,14 @@ class SpeechLM(nn.Module):
         x = self._enter(steps, pointer, memory)
         bias = self._bias(memory, pointer.place)
         angles = self._angles(torch.arange(x.shape[1], device=x.device))
+        window = window_mask(x.shape[1], self.config.window, x.device)
         attention = None
         for index, layer in enumerate(cast(list[DecoderLayer], self.layers)):
             if look and index == self.shown_layer:
                 keys, _ = layer.cross_attention.project_memory(memory.vectors)
-                query = layer.cross_norm(layer.attend(x, angles, causal=True))
+                query = layer.cross_norm(layer.attend(x, angles, mask=window, causal=window is None))
                 attention = (layer.cross_attention.scores(query, keys) + bias).softmax(-1).mean(1)[..., 1:]
-            x = layer(x, angles, memory.vectors, bias)
+            x = layer(x, angles, memory.vectors, bias, window)
         return x, attention
 
     def states(self, codes: Tensor, frames: Tensor, layers: list[int]) -> Tensor:
@@ -275,9 +279,10 @@ class SpeechLM(nn.Module):
         x = self._enter(steps, Pointer(nowhere, nowhere), memory)
         bias = self._bias(memory, nowhere)
         angles = self._angles(torch.arange(x.shape[1], device=x.device))
+        window = window_mask(x.shape[1], self.config.window, x.device)
         found = {}
         for index, layer in enumerate(self.layers[: max(layers) + 1]):
-            x = layer(x, angles, memory.vectors, bias)
+            x = layer(x, angles, memory.vectors, bias, window)
             found[index] = x[:, self.codebooks :]
         return torch.stack([found[index] for index in layers], dim=1)
 
@@ -312,20 +317,23 @@ class SpeechLM(nn.Module):
     # -- decoding ----------------------------------------------------------------------------------------------
 
     def start(self, memory: Memory, max_steps: int) -> DecodeState:
-        """Empty caches for `max_steps` steps and the memory's keys and values, projected once."""
+        """Empty caches for `max_steps` steps, or the window, and the memory's keys and values, projected once."""
         self._check_room(max_steps)
         rows, heads = len(memory.vectors), self.config.heads
+        places = min(max_steps, self.config.window or max_steps)
         caches, projected = [], []
         for layer in cast(list[DecoderLayer], self.layers):
-            caches.append(KeyValueCache.empty(rows, heads, max_steps, self.config.width // heads, memory.vectors))
+            caches.append(KeyValueCache.empty(rows, heads, places, self.config.width // heads, memory.vectors))
             projected.append(layer.cross_attention.project_memory(memory.vectors))
         return DecodeState(caches, projected, memory)
 
     def step(self, tokens: Tensor, state: DecodeState, pointer: Pointer) -> tuple[Tensor, Tensor]:
         """One step: tokens [B, K] at the next position, pointer [B, 1] -> logits [B, K, V + 1] and advance [B]."""
+        at = state.caches[0].length
+        self._check_room(at + 1)
         x = self._enter(tokens[:, :, None], pointer, state.memory)
         bias = self._bias(state.memory, pointer.place)
-        angles = self._angles(torch.tensor([state.caches[0].length], device=x.device))
+        angles = self._angles(torch.tensor([at], device=x.device))
         layers = cast(list[DecoderLayer], self.layers)
         for layer, cache, (keys, values) in zip(layers, state.caches, state.projected, strict=True):
             x = layer.attend(x, angles, cache=cache)

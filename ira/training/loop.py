@@ -23,13 +23,14 @@ from ira.config import TrainConfig
 from ira.console import warn
 from ira.data.batches import SamplerState
 from ira.errors import InputError
+from ira.models.compiled import compile_layers
 from ira.processes import exchange, mine, rank, world
 from ira.runtime import autocast
 from ira.trackers.base import Samples, Tracker
 from ira.training import state
 from ira.training.meter import Meter
 from ira.training.optimization import make_optimizer, schedule
-from ira.training.parallel import Root, add_gradients, gathered, spread_weights, watched, whole
+from ira.training.parallel import Root, add_gradients, gathered, spread_weights, stacked_layers, watched, whole
 from ira.training.recompute import recompute_layers
 from ira.training.samples import gradient_histograms
 from ira.training.signals import stop_asked
@@ -131,6 +132,8 @@ class _Trainer:
         self.root = Root(stage.modules())
         if train.activation_checkpointing:
             recompute_layers(self.root)
+        if train.compile:
+            compile_layers(stacked_layers(self.root), device)
         spread_weights(self.root, train.parallel, device)
         self.parameters = [p for p in self.root.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(stage.modules(), stage.settings)

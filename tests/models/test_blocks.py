@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ira.models import blocks
-from ira.models.blocks import Attention, KeyValueCache, weigh
+from ira.models.blocks import Attention, KeyValueCache, rope, weigh, window_mask
 
 B, H, S, C = 2, 3, 6, 8
 
@@ -79,5 +79,30 @@ def test_a_cache_gives_step_by_step_what_the_whole_sequence_gives():
     cache = KeyValueCache.empty(2, 2, 5, 8, x)
     steps = [attention(x[:, t : t + 1], cache=cache) for t in range(5)]
     torch.testing.assert_close(torch.cat(steps, 1), attention(x, causal=True), atol=1e-6, rtol=1e-5)
-    with pytest.raises(ValueError, match="cache holds 5 steps, step 6"):
-        attention(x[:, :1], cache=cache)
+
+
+@torch.no_grad()
+def test_a_cache_of_a_window_forgets_what_a_windowed_sequence_does_not_see():
+    torch.manual_seed(0)
+    attention, x, angles = Attention(16, 2), torch.randn(2, 11, 16), rope(torch.arange(11), 8)
+    cache = KeyValueCache.empty(2, 2, 4, 8, x)
+    turned = [tuple(part[t : t + 1] for part in angles) for t in range(11)]
+    steps = [attention(x[:, t : t + 1], turned[t], cache=cache) for t in range(11)]
+    mask = window_mask(11, 4, x.device)
+    whole = attention(x, angles, mask=mask)
+    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-6, rtol=1e-5)
+    assert cache.length == 11
+    longer = x.clone()
+    longer[:, 3] += 1.0  # step 6 sees 3 to 6, step 7 does not see it any more
+    changed = (attention(longer, angles, mask=mask) != whole).any(-1).any(0)
+    assert changed.tolist() == [False] * 3 + [True] * 4 + [False] * 4
+
+
+def test_a_window_that_holds_every_step_needs_no_mask():
+    assert window_mask(4, 4, torch.device("cpu")) is None and window_mask(9, None, torch.device("cpu")) is None
+
+
+def test_several_steps_at_once_stand_side_by_side_in_a_cache():
+    attention, x = Attention(16, 2), torch.randn(2, 6, 16)
+    with pytest.raises(ValueError, match="6 steps at once into a cache of 5, 0 of them taken"):
+        attention(x, causal=True, cache=KeyValueCache.empty(2, 2, 5, 8, x))

@@ -20,9 +20,11 @@ GREEDY = Sampling(temperature=0, guidance=1.0)
 FREE = Sampling(temperature=1.0, top_k=V + 1, guidance=1.0, repetition_share=2.0)  # nothing but the softmax
 
 
-def make_model(max_steps: int = 64) -> SpeechLM:
+def make_model(max_steps: int = 64, window: int | None = None) -> SpeechLM:
     torch.manual_seed(5)
-    config = SpeechConfig(layers=2, width=32, heads=4, max_steps=max_steps, text_layers=1, longest_stay=4)
+    config = SpeechConfig(
+        layers=2, width=32, heads=4, max_steps=max_steps, text_layers=1, longest_stay=4, window=window
+    )
     sizes = {"codebooks": K, "codebook_size": V, "text_vocab": VOCAB, "voice_dim": P, "languages": ["de", "en"]}
     model = SpeechLM(config, **sizes).eval()
     for child in model.modules():  # decided enough that rounding never chooses a token
@@ -91,9 +93,9 @@ def slow_greedy(
     return codes[0, :, :end], walk[0, :end].tolist(), end, finished
 
 
-@pytest.mark.parametrize("guidance, pace", [(1.0, 1.0), (2.5, 0.6)])
-def test_greedy_is_the_slow_loop_without_a_cache(model, guidance, pace):
-    rows, bounds = 12, torch.arange(12) % 5 + 6
+@pytest.mark.parametrize("guidance, pace, window", [(1.0, 1.0, None), (2.5, 0.6, None), (2.5, 0.6, 4)])
+def test_greedy_is_the_slow_loop_without_a_cache(guidance, pace, window):
+    model, rows, bounds = make_model(window=window), 12, torch.arange(12) % 5 + 6
     memory, null = conditions(model, rows)
     sampling = Sampling(temperature=0, guidance=guidance)
     made = generate(model, memory, null, bounds, [0] * rows, sampling, pace=torch.full((rows,), pace))

@@ -85,10 +85,11 @@ def changed(one: Tensor, other: Tensor) -> Tensor:
 # -- one path ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("window", [None, 4, 30])
 @torch.no_grad()
-def test_forward_and_step_give_the_same_along_a_walk_and_in_the_steps_after_it(model):
+def test_forward_and_step_give_the_same_along_a_walk_and_in_the_steps_after_it(window):
     """Rows of several lengths, one of which has no text; the last K - 1 steps finish the books that run behind."""
-    B, T = 4, 9
+    model, B, T = make_model(window=window), 4, 9
     codes, frames, lengths = some_codes(B, T), torch.tensor([9, 4, 0, 7]), torch.tensor([5, 2, 3, 0])
     memory = model.condition(some_text(B, 5), lengths, voices(B), tongues(B))
     walk, steps = evenly(frames, lengths, T), delay(codes, frames, V)
@@ -241,6 +242,17 @@ def test_states_of_a_row_do_not_depend_on_its_padding_or_neighbours(model):
     for row, T in enumerate(frames.tolist()):
         alone = model.states(codes[row : row + 1, :, :T], frames[row : row + 1], [1, 2])
         close(together[row : row + 1, :, :T], alone)
+
+
+@torch.no_grad()
+def test_a_state_sees_its_window_and_in_every_layer_that_of_what_it_sees():
+    model, codes, frames = make_model(window=3), some_codes(1, 20), full(1, 20)
+    other_codes = codes.clone()
+    other_codes[:, :, 0] = (codes[:, :, 0] + 1) % V  # read in steps 1 to K
+    before, after = model.states(codes, frames, [0, 2]), model.states(other_codes, frames, [0, 2])
+    changed = (before != after).any(-1)[0]  # [layers, T], frame t stands at step t + K
+    assert changed[0].nonzero().flatten().tolist() == list(range(0, 3))
+    assert changed[1].nonzero().flatten().tolist() == list(range(0, 7))
 
 
 # -- causality -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,39 @@
+"""`--bits` and `--compile`: the whole way from a model folder to sound, and where they are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ira.cli.app import app
+from ira.errors import InputError
+from ira.inference.parts import Parts
+from ira.inference.pipeline import Pipeline
+from ira.models.rounded import KINDS
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_model_that_ships_speaks_with_rounded_weights(tmp_path, bits):
+    out = tmp_path / "short.wav"
+    done = CliRunner().invoke(app, ["speak", "Hello.", "--bits", str(bits), "--device", "cpu", "--out", str(out)])
+    assert done.exit_code == 0 and out.stat().st_size > 10_000
+
+
+def test_other_bits_are_refused_in_a_line(tmp_path):
+    done = CliRunner().invoke(app, ["speak", "Hello.", "--bits", "5", "--device", "cpu"])
+    assert done.exit_code == 2 and "weights of 5 bits; 8 and 4 are possible" in done.output
+
+
+@pytest.mark.parametrize("bits", [8, 4, None])
+def test_only_where_they_were_asked_for(bits):
+    modules = {type(child) for child in Pipeline.from_folder(device="cpu", bits=bits).parts.speech_lm.modules()}
+    assert modules & set(KINDS.values()) == ({KINDS[bits]} if bits else set())
+
+
+def test_on_another_device_they_are_refused(tiny_model_folder: Path):
+    folder = tiny_model_folder
+    with pytest.raises(InputError, match="weights of 4 bits on cuda; they are for a CPU"):
+        Parts(folder, folder, folder, folder, None, torch.device("cuda"), bits=4)

@@ -1,0 +1,62 @@
+"""A compiled step draws what the plain one draws."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from ira.config import SpeechConfig
+from ira.errors import InputError
+from ira.models import compiled
+from ira.models.compiled import COMPILERS, compile_layers, with_compiled_step
+from ira.models.decode import generate
+from ira.models.rounded import with_rounded_weights
+from ira.models.sampling import Sampling
+from ira.models.speech_lm import SpeechLM
+
+
+def speech_lm(window: int | None = 8) -> SpeechLM:
+    torch.manual_seed(0)
+    config = SpeechConfig(layers=1, width=32, heads=2, max_steps=64, text_layers=1, longest_stay=4, window=window)
+    return SpeechLM(config, codebooks=2, codebook_size=11, text_vocab=20, voice_dim=6, languages=["en"]).eval()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+def test_a_compiled_step_draws_the_same_codes_past_its_window():
+    model = with_rounded_weights(speech_lm(), 4)
+    voice = nn.functional.normalize(torch.ones(1, 6), dim=-1)
+    memory = model.condition(torch.arange(1, 8).view(1, 7), torch.tensor([7]), voice, torch.tensor([0]))
+    calls = []
+    fast = with_compiled_step(copy.deepcopy(model))
+    step = fast.step
+    object.__setattr__(fast, "step", lambda *given: (calls.append(1), step(*given))[1])
+    made = [generate(each, memory, None, torch.tensor([24]), [3], Sampling()) for each in (model, fast)]
+    assert int(made[0].frames[0]) > 8 and len(calls) > 8
+    assert torch.equal(made[0].codes, made[1].codes)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+def test_compiled_layers_learn_the_same_from_batches_of_several_sizes():
+    plain = speech_lm(window=None)
+    fast = copy.deepcopy(plain)
+    compile_layers(fast.layers, torch.device("cpu"))
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    for size in (9, 5):
+        for model in (plain, fast):
+            codes = torch.randint(11, (2, 2, size), generator=torch.Generator().manual_seed(size))
+            memory = model.condition(None, None, None, batch=2)
+            out = model(codes, torch.tensor([size, size]), memory)
+            (out.logits.square().mean() + out.advance.square().mean()).backward()
+    for (name, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(other.grad, one.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match=r"nothing to compile with; install one of g\+\+, clang\+\+, c\+\+"):
+        with_compiled_step(speech_lm())
