@@ -110,10 +110,10 @@ def text_memory(model: SpeechLM, rows: int) -> Memory:
 def bytes_read(model: SpeechLM, rows: int, frame: int) -> float:
     """Of weights that a step needs, once for all rows, and of the cache of each row at `frame`.
 
-    Looked-up rows of embeddings are left out, and so are keys and values of the memory, which are projected once.
+    Looked-up rows of embeddings are left out, and so is what is made of the memory once.
     """
     matrices = [weight for layer in model.layers for name, weight in layer.state_dict().items() if _each(name)]
-    own = [weight for part in (model.heads, model.advance, model.told_in) for weight in part.state_dict().values()]
+    own = [weight for part in (model.heads, model.advance) for weight in part.state_dict().values()]
     weights = sum(weight.numel() * weight.element_size() for weight in [*matrices, *own])
     seen = min(frame, model.config.window or frame)
     cache = 2 * rows * seen * model.config.width * model.config.layers * model.null_text.element_size()

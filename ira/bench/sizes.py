@@ -16,7 +16,7 @@ class Sizes:
 
     compiled: decode and train with torch.compile. seed: the full-scale SpeechLM with `seed_books` codebooks.
     growth: frames at which a step is timed. train: rows and frames of a training step, of the model at hand and of the
-    full-scale one.
+    full-scale one. clips: recordings to prepare, the first `peer_clips` of them by the peer.
     """
 
     quick: bool = False
@@ -31,6 +31,11 @@ class Sizes:
     seed: SpeechConfig = SpeechConfig(window=1024)
     seed_books: int = 8
     train: tuple[tuple[int, int], tuple[int, int]] = ((16, 300), (4, 300))
+    clips: int = 512
+    clip_seconds: float = 4.0
+    peer_clips: int = 32
+    workers: tuple[int, ...] = (1, 2)
+    prepare_repeats: int = 3
     read_bytes: int = 512_000_000
     text: str = "The quick brown fox jumps over the lazy dog."
     question: str = "What is the capital of France?"
@@ -48,6 +53,11 @@ QUICK = Sizes(
     seed=SpeechConfig(layers=2, width=32, heads=2, max_steps=64, text_layers=1),
     seed_books=2,
     train=((2, 12), (2, 12)),
+    clips=2,
+    clip_seconds=0.2,
+    peer_clips=1,
+    workers=(1,),
+    prepare_repeats=1,
     read_bytes=4_000_000,
     text="One two.",
     question="One?",

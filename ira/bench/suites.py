@@ -16,6 +16,7 @@ import torch
 
 from ira.bench.codec import measure_codec
 from ira.bench.decode import measure_decode
+from ira.bench.prepare import measure_prepare
 from ira.bench.sizes import Sizes, seed_model
 from ira.bench.stream import measure_replying, measure_speaking
 from ira.bench.timing import MEGA, Figures, Spread, forget_peak, peak
@@ -25,8 +26,8 @@ from ira.evaluation.report import commit
 from ira.inference.pipeline import Pipeline
 from ira.models.speech_lm import SpeechLM
 
-SUITES = ("codec", "decode", "train", "stream")
-ONE_THREAD = ("decode", "stream")  # many small products a step: threads that wait for one another only cost
+SUITES = ("codec", "prepare", "decode", "train", "stream")
+ONE_THREAD = ("prepare", "decode", "stream")  # as a worker has; many small products: threads that wait only cost
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def cases(suite: str, pipeline: Pipeline, sizes: Sizes) -> list[Case]:
     """All of a suite, or of all suites."""
     listed = {
         "codec": [Case("codec", "", lambda: measure_codec(pipeline.parts.codec, sizes, pipeline.parts.device))],
+        "prepare": [Case("prepare", "", lambda: measure_prepare(pipeline.parts.codec, sizes))],
         "decode": _decode(pipeline, sizes),
         "train": _train(pipeline, sizes),
         "stream": [

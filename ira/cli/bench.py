@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="codec, decode, train, stream or all")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="codec, prepare, decode, train, stream or all")],
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here as JSON")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="tiny, once: does all of it run? The times mean little")
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="decode and train: ours with torch.compile")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads  [default: decode, stream: 1; else torch's own]")
+        int | None, typer.Option(min=1, help="CPU threads  [default: prepare, decode, stream: 1; else torch's own]")
     ] = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
@@ -36,6 +36,7 @@ def bench(
 
     \b
     codec   sound encoded, decoded and streamed, beside transformers' EncodecModel
+    prepare recordings made tokens of, beside a loop over EncodecModel; with more workers
     decode  a frame of speech, beside a loop over MusicgenForCausalLM and the rate of memory; cost as speech grows
     train   a training step of the SpeechLM, beside MusicgenForCausalLM's and the rate of matrix products
     stream  the first sound of speech and of a spoken reply, gaps, real-time factor

@@ -55,11 +55,15 @@ class SpeechOutput:
 
 @dataclass
 class DecodeState:
-    """What one step of decoding needs: self-attention caches and projected memory, a pair for each layer."""
+    """What one step of decoding needs: self-attention caches and projected memory, a pair for each layer.
+
+    told: [B, L, D], what enters with the pointer at each text token.
+    """
 
     caches: list[KeyValueCache]
     projected: list[tuple[Tensor, Tensor]]
     memory: Memory
+    told: Tensor
 
 
 class DecoderLayer(Block):
@@ -254,7 +258,7 @@ class SpeechLM(nn.Module):
 
     def _decode(self, steps: Tensor, memory: Memory, pointer: Pointer, look: bool) -> tuple[Tensor, Tensor | None]:
         """steps [B, K, S] -> states [B, S, D] after the last layer, and the middle layer's attention [B, S, L]."""
-        x = self._enter(steps, pointer, memory)
+        x = self._enter(steps, pointer, memory, self._told(memory))
         bias = self._bias(memory, pointer.place)
         angles = self._angles(torch.arange(x.shape[1], device=x.device))
         window = window_mask(x.shape[1], self.config.window, x.device)
@@ -276,7 +280,7 @@ class SpeechLM(nn.Module):
         memory = self.condition(None, None, None, batch=len(codes))
         steps = delay(codes, frames, self.codebook_size)
         nowhere = torch.zeros_like(steps[:, 0])
-        x = self._enter(steps, Pointer(nowhere, nowhere), memory)
+        x = self._enter(steps, Pointer(nowhere, nowhere), memory, self._told(memory))
         bias = self._bias(memory, nowhere)
         angles = self._angles(torch.arange(x.shape[1], device=x.device))
         window = window_mask(x.shape[1], self.config.window, x.device)
@@ -293,12 +297,14 @@ class SpeechLM(nn.Module):
         bias = nn.functional.pad((-0.5 * away.square()).clamp(min=FAR), (1, 0))
         return bias.masked_fill(~memory.mask[:, None], torch.finfo(bias.dtype).min)[:, None]
 
-    def _enter(self, steps: Tensor, pointer: Pointer, memory: Memory) -> Tensor:
+    def _told(self, memory: Memory) -> Tensor:
+        return self.told_in(memory.vectors[:, 1:])
+
+    def _enter(self, steps: Tensor, pointer: Pointer, memory: Memory, told: Tensor) -> Tensor:
         """steps [B, K, S] and a pointer [B, S] -> [B, S, D]: codes, token, time at it and voice, added up."""
         self._check_room(steps.shape[-1])
         x = torch.stack([embed(steps[:, k]) for k, embed in enumerate(self.embed)]).sum(0)
-        told = memory.vectors[:, 1:]
-        token = self.told_in(told.gather(1, pointer.place[..., None].expand(-1, -1, told.shape[-1])))
+        token = told.gather(1, pointer.place[..., None].expand(-1, -1, told.shape[-1]))
         return x + self.stay_embed(pointer.stay) + token.to(x.dtype) + memory.vectors[:, :1].to(x.dtype)
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -325,15 +331,16 @@ class SpeechLM(nn.Module):
         for layer in cast(list[DecoderLayer], self.layers):
             caches.append(KeyValueCache.empty(rows, heads, places, self.config.width // heads, memory.vectors))
             projected.append(layer.cross_attention.project_memory(memory.vectors))
-        return DecodeState(caches, projected, memory)
+        return DecodeState(caches, projected, memory, self._told(memory))
 
     def step(self, tokens: Tensor, state: DecodeState, pointer: Pointer) -> tuple[Tensor, Tensor]:
         """One step: tokens [B, K] at the next position, pointer [B, 1] -> logits [B, K, V + 1] and advance [B]."""
         at = state.caches[0].length
         self._check_room(at + 1)
-        x = self._enter(tokens[:, :, None], pointer, state.memory)
+        x = self._enter(tokens[:, :, None], pointer, state.memory, state.told)
         bias = self._bias(state.memory, pointer.place)
-        angles = self._angles(torch.tensor([at], device=x.device))
+        cos, sin = self._angles(torch.tensor([at], device=x.device))
+        angles = cos.to(x.dtype), sin.to(x.dtype)
         layers = cast(list[DecoderLayer], self.layers)
         for layer, cache, (keys, values) in zip(layers, state.caches, state.projected, strict=True):
             x = layer.attend(x, angles, cache=cache)

@@ -61,7 +61,7 @@ def test_the_cache_of_the_peer_is_filled_as_far_as_it_says(model: SpeechLM):
 
 
 def test_a_training_step_goes_over_as_many_positions_and_operations(model: SpeechLM):
-    batch, peer = random_rows(model, 3, 10), musicgen(model)
+    batch, peer = random_rows(model, 3, 58), musicgen(model)
     seen: list[torch.Size] = []
 
     def look(_: nn.Module, given: tuple[Any, ...]) -> None:
@@ -70,7 +70,7 @@ def test_a_training_step_goes_over_as_many_positions_and_operations(model: Speec
     model.layers[0].register_forward_pre_hook(look)
     peer.model.decoder.layers[0].register_forward_pre_hook(look)
     operations = [count_operations(step) for step in (our_step(model, batch, CPU), peer_step(peer, batch, CPU))]
-    assert seen == [torch.Size([3, 12, 96])] * 2
+    assert seen == [torch.Size([3, 60, 96])] * 2
     assert operations[0] == pytest.approx(operations[1], rel=0.05)
 
 
@@ -82,7 +82,7 @@ def test_a_training_step_runs_again(model: SpeechLM, step_of: Any):
 
 def test_bytes_of_a_step_by_hand(model: SpeechLM):
     layer = (4 + 2) * 96 * 96 + 3 * 96 * 256 + 3 * 96  # attention; its q and o to the memory; feed-forward; norms
-    weights = 2 * layer + 96 * 2 * 33 + 96 + 1 + 96 * 96  # heads, advance and its bias, token at the entrance
+    weights = 2 * layer + 96 * 2 * 33 + 96 + 1  # heads, advance and its bias
     assert bytes_read(model, 1, 0) == 4 * weights
     assert bytes_read(model, 3, 5) == 4 * (weights + 2 * 3 * 5 * 96 * 2)
     assert bytes_read(model.bfloat16(), 1, 0) == 2 * weights

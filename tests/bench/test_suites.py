@@ -5,7 +5,7 @@ import torch
 
 from ira.bench.machine import describe, read_rate
 from ira.bench.sizes import EARNEST, QUICK
-from ira.bench.suites import Case, cases, plain, run, shown, using_threads
+from ira.bench.suites import SUITES, Case, cases, plain, run, shown, using_threads
 from ira.bench.timing import Spread
 from ira.inference.pipeline import Pipeline
 
@@ -16,7 +16,7 @@ def test_each_suite_is_a_part_of_all(tiny_model_folder):
     assert names.count("full_bf16_batch1@8000/") == 1 and names.count("full_fp32_batch8@100/") == 1
     assert "full_fp32_batch8@1000/" not in names  # the curve is that of one row
     assert "own_fp32_batch1@1000/" not in names  # it reads 400 steps
-    each = sum(len(cases(suite, pipeline, QUICK)) for suite in ("codec", "decode", "train", "stream"))
+    each = sum(len(cases(suite, pipeline, QUICK)) for suite in SUITES)
     assert each == len(cases("all", pipeline, QUICK))
 
 

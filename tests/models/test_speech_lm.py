@@ -278,7 +278,7 @@ def test_a_logit_sees_the_past_of_the_delay_pattern_and_all_of_it(model):
 def test_a_logit_has_no_gradient_from_later_steps(model, monkeypatch):
     codes, memory, walk = some_codes(1, 6), conditions(model, 1), torch.tensor([[0, 0, 1, 2, 3, 4]])
     pointer = walked(walk, full(1, 6), full(1, 5), 6 + K, CONFIG.longest_stay)
-    embedded = model._enter(delay(codes, full(1, 6), V), pointer, memory).detach().requires_grad_()
+    embedded = model._enter(delay(codes, full(1, 6), V), pointer, memory, model._told(memory)).detach().requires_grad_()
     monkeypatch.setattr(model, "_enter", lambda *given: embedded)
     out = model(codes, full(1, 6), memory, walk)
     for step, value in [(k + t, out.logits[0, k, t, 3]) for k, t in [(0, 0), (0, 4), (2, 0), (1, 3), (2, 6)]] + [
