@@ -41,7 +41,10 @@ def filled(page: str, records: list[dict[str, Any]]) -> str:
 def _section(record: dict[str, Any]) -> str:
     """A record as Markdown: where it was measured, then a table for each suite."""
     machine, metrics = record["machine"], record["metrics"]
-    told = [f"`ira bench {record['suite']}`", *(f"{name} {record[name]}" for name in ("model", "device", "commit"))]
+    told = [
+        f"`ira bench {record['suite']}{' --compile' if record['compiled'] else ''}`",
+        *(f"{name} {record[name]}" for name in ("model", "device", "commit")),
+    ]
     told += [f"{record['repeats']} repeats", f"torch {machine['torch']}", f"transformers {machine['transformers']}"]
     told += [] if machine["load"] is None else [f"load {machine['load']} before and {machine['load_after']} after"]
     text = f"### {machine['name']}, {machine['cores']} cores\n\n{', '.join(told)}.\n\n"

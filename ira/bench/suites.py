@@ -146,6 +146,6 @@ def write_record(
 ) -> None:
     """The figures with what they belong to; a file that is there already is replaced at once or not at all."""
     record = {"suite": suite, "model": model, "device": str(device), "commit": commit(), "machine": machine}
-    record |= {"quick": sizes.quick, "repeats": sizes.repeats, "metrics": plain(figures)}
+    record |= {"quick": sizes.quick, "compiled": sizes.compiled, "repeats": sizes.repeats, "metrics": plain(figures)}
     with write_aside(path) as aside:
         aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
