@@ -5,8 +5,9 @@ Beside the stream stands the same text said whole, of which nothing is heard bef
 
 from __future__ import annotations
 
+import importlib.util
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch import Tensor
 from ira.bench.sizes import Sizes
 from ira.bench.timing import Figures, spread
 from ira.errors import InputError
+from ira.evaluation.judges import open_recogniser, recognise
 from ira.inference.pipeline import Pipeline
+from ira.models.llm import lora_off
 
 ANSWER_TOKENS = 24
 
@@ -70,36 +73,61 @@ def _speaking(streams: list[Heard]) -> Figures:
 
 
 def measure_replying(pipeline: Pipeline, sizes: Sizes) -> Figures:
-    """From the end of a spoken question to its answer in text, and to the first sound of that answer.
+    """From the end of a spoken question to the first bit of its answer, to the whole, and to its first sound.
 
-    None where the answer holds something that cannot be spoken; what was answered says `unspoken`.
+    Beside it a cascade: a recogniser writes the question down, and the LLM without LoRA reads it. None where its
+    package is not installed, or where the answer holds nothing that can be spoken (`unspoken` says how often).
     """
     question, rate = pipeline.speak(sizes.question).waveform, pipeline.parts.codec.sample_rate
-    answered, replied, unspoken = [], [], 0
+    took: dict[str, list[float | None]] = {}
+    cascade = _cascade(pipeline)
     for turn in range(sizes.repeats + 1):
-        started = time.perf_counter()
-        answer = pipeline.listen(question, max_new_tokens=ANSWER_TOKENS)
-        told = time.perf_counter() - started
-        sound = _first_sound(pipeline, answer, started)
-        if turn:
-            answered.append(told)
-            replied += [] if sound is None else [sound]
-            unspoken += sound is None
-    return {
-        "question_seconds": question.shape[-1] / rate,
-        "answer_seconds": spread(answered),
-        "first_sound_of_reply_seconds": spread(replied) if replied else None,
-        "unspoken": unspoken,
-    }
+        found = _answered(pipeline, question) | {"first_sound_of_reply_seconds": _first_sound(pipeline, question)}
+        found["cascade_first_token_seconds"] = cascade(question) if cascade else None
+        for name, seconds in found.items() if turn else ():
+            took.setdefault(name, []).append(seconds)
+    figures: Figures = {"question_seconds": question.shape[-1] / rate}
+    for name, values in took.items():
+        known = [value for value in values if value is not None]
+        figures[name] = spread(known) if known else None
+    return figures | {"unspoken": took["first_sound_of_reply_seconds"].count(None)}
 
 
-def _first_sound(pipeline: Pipeline, answer: str, started: float) -> float | None:
-    """Seconds since `started` at which the first part of the spoken answer is there."""
+def _answered(pipeline: Pipeline, question: Tensor) -> dict[str, float | None]:
+    """Seconds to the first bit of the answer and to its end."""
+    started = time.perf_counter()
+    bits = pipeline.listen_stream(question, max_new_tokens=ANSWER_TOKENS)
+    next(bits, None)
+    first = time.perf_counter() - started
+    list(bits)
+    return {"first_token_seconds": first, "answer_seconds": time.perf_counter() - started}
+
+
+def _first_sound(pipeline: Pipeline, question: Tensor) -> float | None:
+    """Seconds at which the first part of the spoken answer is there."""
+    started = time.perf_counter()
     try:
-        next(pipeline.speak_stream(answer))
+        answer = pipeline.listen_stream(question, max_new_tokens=ANSWER_TOKENS)
+        next(pipeline.speak_stream(answer, strict=False))
     except (InputError, StopIteration):
         return None
     return time.perf_counter() - started
+
+
+def _cascade(pipeline: Pipeline) -> Callable[[Tensor], float] | None:
+    """What takes the seconds from a sound to the first bit of what the LLM answers to the words that are heard."""
+    if not importlib.util.find_spec("pocketsphinx"):
+        return None
+    recogniser = open_recogniser()
+
+    def seconds(question: Tensor) -> float:
+        started = time.perf_counter()
+        words = recognise(recogniser, question) or "..."
+        with lora_off(pipeline.parts.audio_llm.llm):
+            next(pipeline.listen_stream(None, words, ANSWER_TOKENS), None)
+        return time.perf_counter() - started
+
+    return seconds
 
 
 def hear(parts: Iterable[Tensor], rate: int, started: float) -> Heard:

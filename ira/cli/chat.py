@@ -10,8 +10,9 @@ import typer
 
 from ira.console import warn
 from ira.errors import InputError
+from ira.inference.answering import Sound
 from ira.inference.conversation import Conversation
-from ira.inference.pipeline import Pipeline, Sound
+from ira.inference.pipeline import Pipeline
 from ira.models.audio_llm import AUDIO, TextStreamer
 
 

@@ -18,6 +18,8 @@ from ira.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ira.inference.pipeline import Pipeline
+
 _UNKNOWN = (0xFFFFFFFF).to_bytes(4, "little")  # length of a WAV file that nobody knows yet
 
 
@@ -35,6 +37,22 @@ def write_live(parts: Iterator[Tensor], rate: int, out: Path | None) -> None:
             samples += part.shape[-1]
     took = time.monotonic() - started
     typer.echo(f"first sound after {first:.2f} s; {samples / rate:.1f} s of speech in {took:.1f} s", err=True)
+
+
+def respond_live(
+    pipeline: Pipeline, audio: str, prompt: str | None, out: Path, voice: str | None, seed: int, language: str
+) -> str:
+    """Speak an answer to `out` sentence by sentence while the rest of it is found; the whole answer."""
+    bits: list[str] = []
+
+    def found() -> Iterator[str]:
+        for bit in pipeline.listen_stream(audio, prompt):
+            bits.append(bit)
+            yield bit
+
+    parts = pipeline.speak_stream(found(), voice, seed, language, strict=False)
+    write_live(parts, pipeline.parts.codec.sample_rate, out)
+    return "".join(bits)
 
 
 @contextmanager

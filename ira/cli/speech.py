@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -196,7 +197,10 @@ def listen(
         return talk(open_pipeline(model, device), list(audio or []), prompt)
     if not audio and not prompt:
         raise InputError("nothing to listen to; give an AUDIO file, --chat, or --batch ROWS.jsonl")
-    typer.echo(open_pipeline(model, device).listen(list(audio or []), prompt))
+    for bit in open_pipeline(model, device).listen_stream(list(audio or []), prompt):
+        typer.echo(bit, nl=False)
+        sys.stdout.flush()
+    typer.echo()
 
 
 @app.command()
@@ -207,6 +211,7 @@ def respond(
     voice: VoiceOption = None,
     seed: SeedOption = 0,
     language: LanguageOption = "en",
+    stream: Annotated[bool, typer.Option("--stream", help="speak the first sentence while the next is found")] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -216,9 +221,14 @@ def respond(
     Examples:
       ira respond question.wav --out answer.wav
       ira respond question.wav --out answer.wav --voice "a calm woman"
+      ira respond question.wav --out answer.wav --stream        the file grows while it is made
     """
     check_sound_name(out)
     pipeline = open_pipeline(model, device)
+    if stream:
+        from ira.cli.live import respond_live
+
+        return typer.echo(respond_live(pipeline, audio, prompt, out, voice, seed, language))
     with progress("answering") as said:
         answer, spoken = pipeline.respond(audio, prompt, voice, seed, language, progress=said)
     save_speech(spoken, out)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ira.inference.pipeline import Pipeline, Sound, place_audio, sounds_of
+from ira.inference.answering import Sound, llm_threads, place_audio, sounds_of
+from ira.inference.pipeline import Pipeline
 from ira.inference.speaking import cpu_threads
 from ira.models.audio_llm import AUDIO, Past, PromptItem, TextStreamer
 
@@ -42,7 +42,7 @@ class Conversation:
         limit = max_new_tokens or self.pipeline.parts.card.llm.max_new_tokens
         audio_llm = self.pipeline.parts.audio_llm
         self.past = self.past or audio_llm.no_past()
-        with cpu_threads(max(1, (os.cpu_count() or 1) // 4)):
+        with cpu_threads(llm_threads()):
             (answer,) = audio_llm.generate([item], limit, streamer=streamer, past=self.past)
         self.messages += [turn, {"role": "assistant", "content": answer.replace(AUDIO, " ")}]
         self.heard += new

@@ -6,10 +6,10 @@ needs no voice encoder either.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,22 @@ from torch import Tensor
 from ira.audio import waveform as files
 from ira.config import BANDWIDTHS_KBPS, CodecConfig
 from ira.errors import InputError
+from ira.inference.answering import Sound, answer_bits, llm_threads, place_audio, sounds_of
 from ira.inference.loudness import join
 from ira.inference.parts import Parts, checkpoint_path
-from ira.inference.sentences import Cut, cut_text
+from ira.inference.sentences import Cut, cut_as_it_comes, cut_text
 from ira.inference.speaking import PIECE_STEP, SEEDS, Piece, SaidPiece, cpu_threads, say
 from ira.inference.spoken import NoSound, Spoken
 from ira.inference.streamed import stream
 from ira.inference.voice_file import Voice
 from ira.inference.voices import Voices, VoiceSpec, pace_in_words
-from ira.models.audio_llm import AUDIO, PromptItem
+from ira.models.audio_llm import PromptItem
 from ira.models.bundle import EMBEDDED
 from ira.models.sampling import Sampling
 from ira.runtime import pick_device
 
-Sound = str | Path | Tensor
-
-
 SLOWEST, FASTEST = 0.5, 2.0  # paces that are offered
+NOTHING = "holds nothing to say; give at least one word"
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,15 @@ class ListenRow:
 
     audio: Sound | Sequence[Sound] | None
     prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How a text is said: by a voice [P], in a language the model knows, at a pace."""
+
+    voice: Tensor
+    language: str
+    pace: float
 
 
 @dataclass(frozen=True)
@@ -124,20 +132,34 @@ class Pipeline:
         return spoken
 
     def speak_stream(
-        self, text: str, voice: VoiceSpec = None, seed: int = 0, language: str = "en", pace: float = 1.0
+        self,
+        text: str | Iterable[str],
+        voice: VoiceSpec = None,
+        seed: int = 0,
+        language: str = "en",
+        pace: float = 1.0,
+        strict: bool = True,
     ) -> Iterator[Tensor]:
         """As `speak`, in parts [1, n] that come while the rest is still being decoded.
 
         Of a text of one piece the parts joined are what one attempt of `speak` gives; there is no second attempt, and
-        pieces are not brought to one loudness.
+        pieces are not brought to one loudness. A text may come in bits, words of `listen_stream` for one: it sounds as
+        it does whole, and sentences are said while later ones are still to come.
 
         Raises:
             InputError: as `speak`, before the first part.
         """
-        prepared = self._prepare(SpeakRow(text, voice, seed, language, pace))
-        if isinstance(prepared, InputError):
-            raise prepared
-        return stream(self.parts.speech_lm, self.parts.codec, prepared.pieces, self.sampling)
+        row = SpeakRow("", voice, seed, language, pace, strict)
+        manner = self._manner(row)
+        if isinstance(text, str):
+            cuts = iter(cut_text(text, manner.language, strict=strict))
+        else:
+            cuts = cut_as_it_comes(text, manner.language, strict=strict)
+        first = next(cuts, None)
+        if first is None:
+            raise InputError(f"text {text[:40] if isinstance(text, str) else ''!r} {NOTHING}")
+        pieces = _pieces(chain([first], cuts), manner, seed)
+        return stream(self.parts.speech_lm, self.parts.codec, pieces, self.sampling)
 
     def speak_batch(
         self, rows: Sequence[SpeakRow], progress: Callable[[int], None] | None = None
@@ -159,21 +181,26 @@ class Pipeline:
         """What to decode for a row."""
         try:
             started = time.monotonic()
-            language = self._learned(row.language)
-            cuts = cut_text(row.text, language, strict=row.strict)
+            cuts = cut_text(row.text, self._learned(row.language), strict=row.strict)
             if not cuts:
-                raise InputError(f"text {row.text[:40]!r} holds nothing to say; give at least one word")
-            if not SLOWEST <= row.pace <= FASTEST:
-                raise InputError(f"pace {row.pace:g}; a number from {SLOWEST:g} to {FASTEST:g} is wanted; 1 is plain")
-            if not 0 <= row.seed < SEEDS:
-                raise InputError(f"seed {row.seed}; a whole number from 0 to {SEEDS - 1} is wanted")
+                raise InputError(f"text {row.text[:40]!r} {NOTHING}")
             read = time.monotonic()
-            voice = self._fitting(self.voice_of(row.voice))
+            manner = self._manner(row)
             took = {"text": read - started, "voice": time.monotonic() - read}
-            pace = min(max(row.pace * pace_in_words(voice.source), SLOWEST), FASTEST)
-            return _Prepared(_pieces(cuts, voice.embedding, row.seed, language, pace), took)
+            return _Prepared(list(_pieces(cuts, manner, row.seed)), took)
         except InputError as error:
             return error
+
+    def _manner(self, row: SpeakRow) -> _Manner:
+        """How a row's text is said, whatever it is."""
+        language = self._learned(row.language)
+        if not SLOWEST <= row.pace <= FASTEST:
+            raise InputError(f"pace {row.pace:g}; a number from {SLOWEST:g} to {FASTEST:g} is wanted; 1 is plain")
+        if not 0 <= row.seed < SEEDS:
+            raise InputError(f"seed {row.seed}; a whole number from 0 to {SEEDS - 1} is wanted")
+        voice = self._fitting(self.voice_of(row.voice))
+        pace = min(max(row.pace * pace_in_words(voice.source), SLOWEST), FASTEST)
+        return _Manner(voice.embedding, language, pace)
 
     def _learned(self, given: str) -> str:
         """The language as two letters, where the SpeechLM has learned it."""
@@ -221,9 +248,23 @@ class Pipeline:
             raise answer
         return answer
 
+    def listen_stream(
+        self, audio: Sound | Sequence[Sound] | None, prompt: str | None = None, max_new_tokens: int | None = None
+    ) -> Iterator[str]:
+        """The answer of `listen` in bits, each as soon as the LLM has said it.
+
+        Raises:
+            InputError: as `listen`, before the first bit.
+        """
+        with cpu_threads(llm_threads()):
+            item = self._item(ListenRow(audio, prompt))
+        if isinstance(item, InputError):
+            raise item
+        return answer_bits(self.parts.audio_llm, item, max_new_tokens or self.parts.card.llm.max_new_tokens)
+
     def listen_batch(self, rows: Sequence[ListenRow], max_new_tokens: int | None = None) -> list[str | InputError]:
         """Each row's answer, or the reason why there is none. All rows go through the LLM as one batch."""
-        with cpu_threads(max(1, (os.cpu_count() or 1) // 4)):
+        with cpu_threads(llm_threads()):
             items = [self._item(row) for row in rows]
             good = [item for item in items if not isinstance(item, InputError)]
             limit = max_new_tokens or self.parts.card.llm.max_new_tokens
@@ -351,35 +392,7 @@ def create_pipeline_from_checkpoints(
     return Pipeline(Parts(folder, speech_lm, adapter, voice_encoder, llm_name_or_path, pick_device(device)))
 
 
-def place_audio(prompt: str | None, count: int) -> str:
-    """The prompt with `<|audio|>` for each of `count` sounds, put at its end where it has none.
-
-    Raises:
-        InputError: another number of places than sounds, or neither a prompt nor a sound.
-    """
-    prompt = (prompt or "").strip()
-    if any(
-        "\ud800" <= character <= "\udfff" for character in prompt
-    ):  # of bytes that were no text; no tokenizer reads it
-        raise InputError(f"the prompt {prompt[:40]!a} is not Unicode text; write it as UTF-8")
-    if AUDIO not in prompt:
-        prompt = " ".join([prompt, *[AUDIO] * count]).strip()
-    if prompt.count(AUDIO) != count:
-        raise InputError(f"the prompt has {prompt.count(AUDIO)} {AUDIO} for {count} sounds; give one for each")
-    if not prompt:
-        raise InputError("neither a sound nor a prompt; give one of them")
-    return prompt
-
-
-def sounds_of(audio: Sound | Sequence[Sound] | None) -> list[Sound]:
-    """No sound, one or several, as a list."""
-    if audio is None:
-        return []
-    return [audio] if isinstance(audio, (str, Path, Tensor)) else list(audio)
-
-
-def _pieces(cuts: Sequence[Cut], voice: Tensor, seed: int, language: str, pace: float) -> list[Piece]:
+def _pieces(cuts: Iterable[Cut], manner: _Manner, seed: int) -> Iterator[Piece]:
     """All in one voice, each with a seed of its own that follows from the text's."""
-    seeds = range(seed, seed + PIECE_STEP * len(cuts), PIECE_STEP)
-    pairs = zip(cuts, seeds, strict=True)
-    return [Piece(cut.text, voice, one, language, cut.pause / pace, pace) for cut, one in pairs]
+    for cut, one in zip(cuts, count(seed, PIECE_STEP), strict=False):
+        yield Piece(cut.text, manner.voice, one, manner.language, cut.pause / manner.pace, manner.pace)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from ira.data.text import normalize
@@ -69,8 +69,43 @@ def cut_text(text: str, language: str = "en", longest: int = LONGEST_PIECE, *, s
     Raises:
         InputError: a character that cannot be spoken, if strict; else it becomes a space.
     """
+    return _joined(_parts(text, language.lower().partition("-")[0], longest, strict), longest)
+
+
+def cut_as_it_comes(
+    bits: Iterable[str], language: str = "en", longest: int = LONGEST_PIECE, *, strict: bool = True
+) -> Iterator[Cut]:
+    """What `cut_text` makes of all the bits joined, each piece as soon as no text to come can change it.
+
+    That is when the sentence after it, or its paragraph, has ended.
+    """
+    text, given = "", 0
+    for bit in bits:
+        text += bit
+        *ended, last = paragraphs(text) or [""]
+        for paragraph in ended:
+            yield from cut_text(paragraph, language, longest, strict=strict)[given:]
+            given = 0
+        text = last + text[len(text.rstrip()) :]
+        sure = _sure(text, language.lower().partition("-")[0], longest, strict)
+        yield from sure[given:]
+        given = max(given, len(sure))
+    yield from cut_text(text, language, longest, strict=strict)[given:]
+
+
+def _sure(text: str, language: str, longest: int, strict: bool) -> list[Cut]:
+    """The pieces of a paragraph that goes on, but for the last, which the next sentence may join."""
+    words = text.split() if text[-1:].isspace() else text.split()[:-1]  # the last may be half a word
+    read = " ".join(words)
+    if not any(character.isupper() for character in read):
+        return []  # one capital, and sentences end elsewhere
+    ended = sentences(read, language)[:-1]
+    return _joined((cut for one in ended for cut in _clauses(one, language, longest, strict)), longest)[:-1]
+
+
+def _joined(parts: Iterable[Cut], longest: int) -> list[Cut]:
     pieces: list[Cut] = []
-    for cut in _parts(text, language.lower().partition("-")[0], longest, strict):
+    for cut in parts:
         last = pieces[-1] if pieces else None
         if not any(character.isalpha() for character in cut.text):
             pieces[-1:] = [replace(last, pause=max(last.pause, cut.pause))] if last else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,15 +15,18 @@ from ira.models.speech_lm import SpeechLM
 FIRST_FRAMES, MOST_FRAMES, GROWTH = 4, 32, 2  # of codes that are turned into sound together
 
 
-def stream(model: SpeechLM, codec: Codec, pieces: Sequence[Piece], sampling: Sampling) -> Iterator[Tensor]:
-    """Parts [1, n] of the speech; of each piece together what one decoding of it says, then its pause.
+def stream(model: SpeechLM, codec: Codec, pieces: Iterable[Piece], sampling: Sampling) -> Iterator[Tensor]:
+    """Parts [1, n] of the speech; of each piece together what one decoding of it says, and its pause before the next.
 
-    Each piece is said once: what has been heard cannot be taken back.
+    Each piece is said once: what has been heard cannot be taken back. A piece is asked for when the one before it has
+    been said.
     """
+    pause = 0.0
     for number, piece in enumerate(pieces):
+        if number:
+            yield torch.zeros(1, int(pause * codec.sample_rate))
         yield from _stream_piece(model, codec, piece, sampling)
-        if number + 1 < len(pieces):
-            yield torch.zeros(1, int(piece.pause * codec.sample_rate))
+        pause = piece.pause
 
 
 def _stream_piece(model: SpeechLM, codec: Codec, piece: Piece, sampling: Sampling) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -150,26 +151,42 @@ class AudioLLM(nn.Module):
         """
         if (streamer is not None or past is not None) and len(items) != 1:
             raise ValueError(f"a streamer or a past belongs to one answer, {len(items)} items were given")
-        generators = _generators(seed, len(items)) if temperature > 0 else []
-        past = self.no_past() if past is None else past
-        step = _unread(self.prompts(items), past)
-        limit = min(max_new_tokens, self._room() - step.mask.shape[1])
         answers: list[list[int]] = [[] for _ in items]
-        open_rows = set(range(len(items))) if limit > 0 else set()
-        while open_rows:
-            picked = _pick(self._next_logits(step, past.cache), temperature, generators)
-            past.embeddings = torch.cat([past.embeddings, step.embeddings[0]])
+        open_rows = set(range(len(items)))
+        for picked in islice(self.draws(items, temperature, seed, past), max_new_tokens):
             for row in sorted(open_rows):
                 token = int(picked[row])
                 answers[row].append(token)
                 if streamer is not None and token not in self.llm.eos_ids:
                     streamer.put(torch.tensor([token]))
-                if token in self.llm.eos_ids or len(answers[row]) >= limit:
+                if token in self.llm.eos_ids:
                     open_rows.remove(row)
-            step = self._following(step, picked)
+            if not open_rows:
+                break
         if streamer is not None:
             streamer.end()
         return answers
+
+    @torch.no_grad()
+    def draws(
+        self,
+        items: Sequence[PromptItem],
+        temperature: float = 0.0,
+        seed: int | Sequence[int] | None = None,
+        past: Past | None = None,
+    ) -> Iterator[Tensor]:
+        """The next token [B] of every row, one after another as they are asked for, while the LLM has room.
+
+        Whoever asks tells when to stop: rows go on past their end of text. Arguments as of `generate_ids`.
+        """
+        generators = _generators(seed, len(items)) if temperature > 0 else []
+        past = self.no_past() if past is None else past
+        step = _unread(self.prompts(items), past)
+        for _ in range(self._room() - step.mask.shape[1]):
+            picked = _pick(self._next_logits(step, past.cache), temperature, generators)
+            past.embeddings = torch.cat([past.embeddings, step.embeddings[0]])
+            yield picked
+            step = self._following(step, picked)
 
     def no_past(self) -> Past:
         """Of a conversation that is about to begin."""

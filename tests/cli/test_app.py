@@ -461,6 +461,17 @@ def test_respond_prints_the_answer_and_speaks_it(
     assert ".txt" in refused("respond", recording, "--out", tmp_path / "x.txt", *model)
 
 
+def test_respond_stream_speaks_the_answer_that_it_prints(
+    recording: Path, tmp_path: Path, model: tuple[str, ...], pipeline: Pipeline
+):
+    out = tmp_path / "live.wav"
+    result = well("respond", recording, "--out", out, "--stream", "--seed", 2, *model)
+    answer = pipeline.listen(recording)
+    parts = list(pipeline.speak_stream(answer, seed=2, strict=False))
+    assert result.stdout.strip() == answer
+    assert load_audio(out).shape[-1] == sum(part.shape[-1] for part in parts)
+
+
 def test_the_demo_shows_its_answer_and_lists_the_files_it_wrote(tmp_path: Path, model: tuple[str, ...]):
     result = well("demo", "--out", tmp_path / "demo", *model)
     assert "it heard" in result.stdout and "it answered" in result.stdout

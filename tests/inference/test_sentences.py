@@ -9,6 +9,8 @@ from ira.inference.sentences import (
     LONGEST_PIECE,
     PARAGRAPH_PAUSE,
     SENTENCE_PAUSE,
+    Cut,
+    cut_as_it_comes,
     cut_text,
     paragraphs,
     sentences,
@@ -115,3 +117,54 @@ def test_a_character_that_cannot_be_spoken_is_named_and_a_very_short_text_is_one
 )
 def test_hostile_punctuation_takes_no_time(text: str):
     assert len(cut_text(text)) < 1_000
+
+
+WRITTEN = [
+    "One two three. " * 12,
+    "Yes. He said so on Mon. \"Really?\" she asked. 'No!' And then Dr. Smith came at 5 p.m. sharp. Why? Who.",
+    "no capital here. none there. it goes on for quite a while, and then some more words. NASA came late to it.",
+    "hello there. my friend etc. goes on. Now.",
+    "First paragraph, one sentence.\n\nSecond one. It has two, of which this is longer than sixty characters.\n \n3.",
+    "\r\n\r\nA line.\r\n\r\nAnother... and so on.\r",
+    "A first sentence that is longer than sixty characters, so it stands alone. Well, "
+    + "and so it went on " * 14
+    + ".",
+    "- - -\n\nA. ... -\n\n...\n\nThe end of it all.\n",
+    "",
+    " \n",
+]
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_a_text_that_comes_in_bits_is_cut_as_it_is_whole(text, size):
+    bits = [text[start : start + size] for start in range(0, len(text), size)]
+    assert list(cut_as_it_comes(bits)) == cut_text(text)
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_piece_stays_whatever_comes_after_it(text):
+    for end in range(0, len(text), 5):
+        early: list[Cut] = []
+        for cut in cut_as_it_comes(told(text[:end], early)):
+            early.append(cut)
+        assert early[: early.index(None)] == cut_text(text)[: early.index(None)]  # type: ignore[arg-type]
+
+
+def told(bit: str, given: list):
+    """The text so far, then a mark among what was given: what came before it did not wait for the end."""
+    yield bit
+    given.append(None)
+
+
+def test_a_piece_leaves_when_the_sentence_after_it_has_ended():
+    text = "The first sentence is longer than sixty characters, and so it is alone. " * 3
+    read: list[str] = []
+
+    def words():
+        for word in text.split(" "):
+            read.append(word)
+            yield f"{word} "
+
+    first = next(cut_as_it_comes(words()))
+    assert first == cut_text(text)[0] and len(read) == 2 * len(text.split()) // 3 + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,33 @@ def test_pieces_follow_one_another_with_their_pauses(pipeline):
     assert [part.shape[-1] for part in silences if part.shape[-1] in lengths] == lengths
 
 
+def test_words_one_by_one_sound_as_the_whole_text_and_begin_before_its_end(pipeline):
+    read: list[str] = []
+
+    def words():
+        for word in LONG.split():
+            read.append(word)
+            yield f"{word} "
+
+    parts = pipeline.speak_stream(words(), seed=2)
+    said = [next(parts)]
+    assert len(read) < len(LONG.split()) * 0.8
+    said += list(parts)
+    assert len(read) == len(LONG.split())
+    assert torch.equal(torch.cat(said, dim=-1), torch.cat(list(pipeline.speak_stream(LONG, seed=2)), dim=-1))
+
+
+def test_an_answer_is_spoken_as_it_is_found(pipeline):
+    sound = torch.sin(torch.arange(24_000) / 20)[None]
+    heard = pipeline.listen_stream(sound, "what?", max_new_tokens=4)
+    assert next(pipeline.speak_stream(chain(["Yes. "], heard), strict=False)).shape[0] == 1
+
+
 def test_what_cannot_be_said_is_refused_before_the_first_part(pipeline):
     with pytest.raises(InputError, match="holds nothing to say"):
         pipeline.speak_stream("...")
+    with pytest.raises(InputError, match="holds nothing to say"):
+        pipeline.speak_stream(iter([".", ".."]))
     with pytest.raises(InputError, match="language 'xx'"):
         pipeline.speak_stream("hello", language="xx")
 
