@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from ira.models.audio_llm import AUDIO, AudioLLM, PromptItem
 
 Sound = str | Path | Tensor
 HALF = "\ufffd"  # what a decoder writes for a character of which some bytes are still to come
+
+
+@dataclass(frozen=True)
+class ListenRow:
+    """One prompt, about a sound, several, or none. A prompt without `<|audio|>` gets one for each sound at its end."""
+
+    audio: Sound | Sequence[Sound] | None
+    prompt: str | None = None
 
 
 def place_audio(prompt: str | None, count: int) -> str:

@@ -12,8 +12,9 @@ from typing import TypeVar
 from ira.audio.waveform import save_audio
 from ira.data.text import normalize
 from ira.errors import InputError
+from ira.inference.answering import ListenRow
 from ira.inference.pictures import draw_sound
-from ira.inference.pipeline import ListenRow, Pipeline, SpeakRow
+from ira.inference.pipeline import Pipeline, SpeakRow
 from ira.inference.spoken import Spoken, beginning
 from ira.models.audio_llm import AUDIO
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from ira.audio import waveform as files
 from ira.config import BANDWIDTHS_KBPS, CodecConfig
 from ira.errors import InputError
-from ira.inference.answering import Sound, answer_bits, llm_threads, place_audio, sounds_of
+from ira.inference.answering import ListenRow, Sound, answer_bits, llm_threads, place_audio, sounds_of
 from ira.inference.loudness import join
 from ira.inference.parts import Parts, checkpoint_path
 from ira.inference.sentences import Cut, cut_as_it_comes, cut_text
@@ -51,14 +51,6 @@ class SpeakRow:
     language: str = "en"
     pace: float = 1.0
     strict: bool = True
-
-
-@dataclass(frozen=True)
-class ListenRow:
-    """One prompt, about a sound, several, or none. A prompt without `<|audio|>` gets one for each sound at its end."""
-
-    audio: Sound | Sequence[Sound] | None
-    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,18 +139,14 @@ class Pipeline:
         it does whole, and sentences are said while later ones are still to come.
 
         Raises:
-            InputError: as `speak`, before the first part.
+            InputError: as `speak`, before the first part; about a text in bits when they have come.
         """
-        row = SpeakRow("", voice, seed, language, pace, strict)
-        manner = self._manner(row)
+        manner = self._manner(SpeakRow("", voice, seed, language, pace, strict))
         if isinstance(text, str):
-            cuts = iter(cut_text(text, manner.language, strict=strict))
+            cuts = _some(text, cut_text(text, manner.language, strict=strict))
         else:
-            cuts = cut_as_it_comes(text, manner.language, strict=strict)
-        first = next(cuts, None)
-        if first is None:
-            raise InputError(f"text {text[:40] if isinstance(text, str) else ''!r} {NOTHING}")
-        pieces = _pieces(chain([first], cuts), manner, seed)
+            cuts = _some_to_come(cut_as_it_comes(text, manner.language, strict=strict))
+        pieces = _pieces(cuts, manner, seed)
         return stream(self.parts.speech_lm, self.parts.codec, pieces, self.sampling)
 
     def speak_batch(
@@ -181,9 +169,7 @@ class Pipeline:
         """What to decode for a row."""
         try:
             started = time.monotonic()
-            cuts = cut_text(row.text, self._learned(row.language), strict=row.strict)
-            if not cuts:
-                raise InputError(f"text {row.text[:40]!r} {NOTHING}")
+            cuts = _some(row.text, cut_text(row.text, self._learned(row.language), strict=row.strict))
             read = time.monotonic()
             manner = self._manner(row)
             took = {"text": read - started, "voice": time.monotonic() - read}
@@ -390,6 +376,22 @@ def create_pipeline_from_checkpoints(
     folder = speech_lm if speech_lm.is_dir() else speech_lm.parent
     voice_encoder = folder if voice_encoder_checkpoint is None else checkpoint_path(voice_encoder_checkpoint)
     return Pipeline(Parts(folder, speech_lm, adapter, voice_encoder, llm_name_or_path, pick_device(device)))
+
+
+def _some(text: str, cuts: list[Cut]) -> Iterable[Cut]:
+    """The cuts of a text, of which there has to be one."""
+    if not cuts:
+        raise InputError(f"text {text[:40]!r} {NOTHING}")
+    return cuts
+
+
+def _some_to_come(cuts: Iterator[Cut]) -> Iterator[Cut]:
+    """The same of cuts that are made when they are asked for."""
+    first = next(cuts, None)
+    if first is None:
+        raise InputError(f"the text {NOTHING}")
+    yield first
+    yield from cuts
 
 
 def _pieces(cuts: Iterable[Cut], manner: _Manner, seed: int) -> Iterator[Piece]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ira.errors import InputError
-from ira.inference.pipeline import ListenRow, SpeakRow
+from ira.inference.answering import ListenRow
+from ira.inference.pipeline import SpeakRow
 from ira.inference.voices import parse_mix
 from ira.reading import parse_json, read_text
 

@@ -7,7 +7,8 @@ import torch
 
 from ira.audio.waveform import load_audio
 from ira.inference import demo
-from ira.inference.pipeline import ListenRow, Pipeline
+from ira.inference.answering import ListenRow
+from ira.inference.pipeline import Pipeline
 from ira.inference.spoken import Spoken
 
 

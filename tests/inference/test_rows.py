@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ira.errors import InputError
-from ira.inference.pipeline import ListenRow, SpeakRow
+from ira.inference.answering import ListenRow
+from ira.inference.pipeline import SpeakRow
 from ira.inference.rows import read_listen_rows, read_speak_rows
 from ira.inference.voices import parse_mix
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_said_is_refused_before_the_first_part(pipeline):
     with pytest.raises(InputError, match="holds nothing to say"):
         pipeline.speak_stream("...")
     with pytest.raises(InputError, match="holds nothing to say"):
-        pipeline.speak_stream(iter([".", ".."]))
+        next(pipeline.speak_stream(iter([".", ".."])))
     with pytest.raises(InputError, match="language 'xx'"):
         pipeline.speak_stream("hello", language="xx")
 
