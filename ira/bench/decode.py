@@ -16,6 +16,7 @@ from ira.bench.machine import read_rate
 from ira.bench.peers import MusicgenLoop, musicgen
 from ira.bench.sizes import TEXT, Sizes
 from ira.bench.timing import MILLI, Figures, Timed, Work, in_turns, memory_figures
+from ira.models.blocks import cache_dtype
 from ira.models.compiled import with_compiled_step
 from ira.models.decode import Decoding
 from ira.models.rounded import with_rounded_weights
@@ -116,7 +117,7 @@ def bytes_read(model: SpeechLM, rows: int, frame: int) -> float:
     own = [weight for part in (model.heads, model.advance) for weight in part.state_dict().values()]
     weights = sum(weight.numel() * weight.element_size() for weight in [*matrices, *own])
     seen = min(frame, model.config.window or frame)
-    cache = 2 * rows * seen * model.config.width * model.config.layers * model.null_text.element_size()
+    cache = 2 * rows * seen * model.config.width * model.config.layers * cache_dtype(model.null_text).itemsize
     return float(weights + cache)
 
 

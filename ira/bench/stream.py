@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,7 +16,9 @@ from ira.bench.sizes import Sizes
 from ira.bench.timing import Figures, spread
 from ira.errors import InputError
 from ira.evaluation.judges import open_recogniser, recognise
+from ira.inference.answering import answer_bits
 from ira.inference.pipeline import Pipeline
+from ira.models.audio_llm import PromptItem
 from ira.models.llm import lora_off
 
 ANSWER_TOKENS = 24
@@ -75,14 +77,15 @@ def _speaking(streams: list[Heard]) -> Figures:
 def measure_replying(pipeline: Pipeline, sizes: Sizes) -> Figures:
     """From the end of a spoken question to the first bit of its answer, to the whole, and to its first sound.
 
-    Beside it a cascade: a recogniser writes the question down, and the LLM without LoRA reads it. None where its
-    package is not installed, or where the answer holds nothing that can be spoken (`unspoken` says how often).
+    On a CPU `int8_` is the same with weights of 8 bits. Beside them a cascade: a recogniser writes the question down,
+    and the LLM without LoRA reads it. None where its package is not installed, or where the answer holds nothing that
+    can be spoken (`unspoken` says how often).
     """
     question, rate = pipeline.speak(sizes.question).waveform, pipeline.parts.codec.sample_rate
     took: dict[str, list[float | None]] = {}
-    cascade = _cascade(pipeline)
+    pipelines, cascade = {"": pipeline, **_rounded(pipeline)}, _cascade(pipeline)
     for turn in range(sizes.repeats + 1):
-        found = _answered(pipeline, question) | {"first_sound_of_reply_seconds": _first_sound(pipeline, question)}
+        found = {f"{kind}{name}": s for kind, one in pipelines.items() for name, s in _replied(one, question).items()}
         found["cascade_first_token_seconds"] = cascade(question) if cascade else None
         for name, seconds in found.items() if turn else ():
             took.setdefault(name, []).append(seconds)
@@ -91,6 +94,16 @@ def measure_replying(pipeline: Pipeline, sizes: Sizes) -> Figures:
         known = [value for value in values if value is not None]
         figures[name] = spread(known) if known else None
     return figures | {"unspoken": took["first_sound_of_reply_seconds"].count(None)}
+
+
+def _rounded(pipeline: Pipeline) -> dict[str, Pipeline]:
+    """The same model with weights of 8 bits, where the device has them."""
+    on_cpu = pipeline.parts.device.type == "cpu"
+    return {"int8_": Pipeline(replace(pipeline.parts, bits=8), pipeline.sampling)} if on_cpu else {}
+
+
+def _replied(pipeline: Pipeline, question: Tensor) -> dict[str, float | None]:
+    return _answered(pipeline, question) | {"first_sound_of_reply_seconds": _first_sound(pipeline, question)}
 
 
 def _answered(pipeline: Pipeline, question: Tensor) -> dict[str, float | None]:
@@ -118,13 +131,15 @@ def _cascade(pipeline: Pipeline) -> Callable[[Tensor], float] | None:
     """What takes the seconds from a sound to the first bit of what the LLM answers to the words that are heard."""
     if not importlib.util.find_spec("pocketsphinx"):
         return None
-    recogniser = open_recogniser()
+    recogniser, model = open_recogniser(), pipeline.parts.audio_llm
+    with lora_off(model.llm):
+        opening = model.opening()
 
     def seconds(question: Tensor) -> float:
         started = time.perf_counter()
-        words = recognise(recogniser, question) or "..."
-        with lora_off(pipeline.parts.audio_llm.llm):
-            next(pipeline.listen_stream(None, words, ANSWER_TOKENS), None)
+        item = PromptItem([{"role": "user", "content": recognise(recogniser, question) or "..."}])
+        with lora_off(model.llm):
+            next(answer_bits(model, item, ANSWER_TOKENS, opening.copy()), None)
         return time.perf_counter() - started
 
     return seconds

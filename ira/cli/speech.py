@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ira.inference.spoken import Spoken
 
 SeedOption = Annotated[int, typer.Option("--seed", help="the same seed gives the same speech")]
+BitsOption = Annotated[
+    int | None,
+    typer.Option("--bits", help="8 or 4 bits for each weight of the SpeechLM's decoder and the LLM: faster on a CPU"),
+]
 LanguageOption = Annotated[str, typer.Option("--language", help="two letters, one of those the model has learned")]
 VoiceOption = Annotated[
     str | None,
@@ -65,9 +69,7 @@ def speak(
     stream: Annotated[
         bool, typer.Option("--stream", help="write the sound as it is made; without --out to stdout")
     ] = False,
-    bits: Annotated[
-        int | None, typer.Option(help="8 or 4 bits for each weight of the decoder: faster on a CPU, large models most")
-    ] = None,
+    bits: BitsOption = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="make machine code of a step first: for long texts and many rows")
     ] = False,
@@ -164,6 +166,7 @@ def listen(
     batch: Annotated[Path | None, typer.Option(metavar="ROWS.jsonl", help="answer every row of a file")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="answers of --batch")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="go on with the lines of stdin, a turn each")] = False,
+    bits: BitsOption = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -174,6 +177,7 @@ def listen(
       ira listen question.wav
       ira listen speech.wav --prompt "What is this about?"
       ira listen one.wav two.wav --prompt "<|audio|> or <|audio|>: which is a question?"
+      ira listen speech.wav --bits 8      sooner on a CPU
       ira listen speech.wav --chat        a line is a turn; @FILE in it is one more recording
       ira listen --batch rows.jsonl --out answers.jsonl
         rows: {"id","audio","prompt"}, audio a path, a list or null -> {"id","answer"}
@@ -186,7 +190,7 @@ def listen(
         from ira.inference.batch import listen_rows
 
         with progress("listening") as heard:
-            code = report_rows(listen_rows(open_pipeline(model, device), batch, out, heard))
+            code = report_rows(listen_rows(open_pipeline(model, device, bits), batch, out, heard))
         typer.echo(out)
         raise typer.Exit(code)
     if out is not None:
@@ -194,10 +198,10 @@ def listen(
     if chat:
         from ira.cli.chat import talk
 
-        return talk(open_pipeline(model, device), list(audio or []), prompt)
+        return talk(open_pipeline(model, device, bits), list(audio or []), prompt)
     if not audio and not prompt:
         raise InputError("nothing to listen to; give an AUDIO file, --chat, or --batch ROWS.jsonl")
-    for bit in open_pipeline(model, device).listen_stream(list(audio or []), prompt):
+    for bit in open_pipeline(model, device, bits).listen_stream(list(audio or []), prompt):
         typer.echo(bit, nl=False)
         sys.stdout.flush()
     typer.echo()
@@ -212,6 +216,7 @@ def respond(
     seed: SeedOption = 0,
     language: LanguageOption = "en",
     stream: Annotated[bool, typer.Option("--stream", help="speak the first sentence while the next is found")] = False,
+    bits: BitsOption = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -222,9 +227,10 @@ def respond(
       ira respond question.wav --out answer.wav
       ira respond question.wav --out answer.wav --voice "a calm woman"
       ira respond question.wav --out answer.wav --stream        the file grows while it is made
+      ira respond question.wav --out answer.wav --stream --bits 8      sooner on a CPU
     """
     check_sound_name(out)
-    pipeline = open_pipeline(model, device)
+    pipeline = open_pipeline(model, device, bits)
     if stream:
         from ira.cli.live import respond_live
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ira.errors import InputError
 from ira.inference.speaking import cpu_threads
-from ira.models.audio_llm import AUDIO, AudioLLM, PromptItem
+from ira.models.audio_llm import AUDIO, AudioLLM, Past, PromptItem
 
 Sound = str | Path | Tensor
 HALF = "\ufffd"  # what a decoder writes for a character of which some bytes are still to come
@@ -53,11 +53,14 @@ def sounds_of(audio: Sound | Sequence[Sound] | None) -> list[Sound]:
     return [audio] if isinstance(audio, (str, Path, Tensor)) else list(audio)
 
 
-def answer_bits(model: AudioLLM, item: PromptItem, max_new_tokens: int) -> Iterator[str]:
-    """Bits that joined are the answer of `AudioLLM.generate`; none is half a character."""
+def answer_bits(model: AudioLLM, item: PromptItem, max_new_tokens: int, past: Past | None = None) -> Iterator[str]:
+    """Bits that joined are the answer of `AudioLLM.generate`; none is half a character.
+
+    past: what the LLM has read already and the prompt may begin with; it is brought up to date.
+    """
     ids: list[int] = []
     said = ""
-    for picked in islice(_on_few_threads(model, item), max_new_tokens):
+    for picked in islice(_on_few_threads(model, item, past), max_new_tokens):
         if (token := int(picked)) in model.llm.eos_ids:
             break
         ids.append(token)
@@ -75,9 +78,9 @@ def llm_threads() -> int:
     return max(1, (os.cpu_count() or 1) // 4)
 
 
-def _on_few_threads(model: AudioLLM, item: PromptItem) -> Iterator[int]:
+def _on_few_threads(model: AudioLLM, item: PromptItem, past: Past | None) -> Iterator[int]:
     """Between one token and the next whoever asks has the threads of before."""
-    draws = model.draws([item])
+    draws = model.draws([item], past=past)
     while True:
         with cpu_threads(llm_threads()):
             picked = next(draws, None)

@@ -41,7 +41,7 @@ class Conversation:
         item = PromptItem([*self.messages, turn], [*self.heard, *new])
         limit = max_new_tokens or self.pipeline.parts.card.llm.max_new_tokens
         audio_llm = self.pipeline.parts.audio_llm
-        self.past = self.past or audio_llm.no_past()
+        self.past = self.past or self.pipeline.parts.opening.copy()
         with cpu_threads(llm_threads()):
             (answer,) = audio_llm.generate([item], limit, streamer=streamer, past=self.past)
         self.messages += [turn, {"role": "assistant", "content": answer.replace(AUDIO, " ")}]

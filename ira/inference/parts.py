@@ -12,10 +12,10 @@ from ira.audio.codec import Codec
 from ira.checkpoint import load_model, weights_hash
 from ira.errors import InputError
 from ira.models.adapter import Adapter
-from ira.models.audio_llm import AudioLLM
+from ira.models.audio_llm import AudioLLM, Past
 from ira.models.bundle import bundled_codec, bundled_llm, layers_read, read_model_card
 from ira.models.compiled import with_compiled_step
-from ira.models.rounded import with_rounded_weights
+from ira.models.rounded import with_rounded_llm, with_rounded_weights
 from ira.models.speech_lm import SpeechLM
 from ira.models.voice_encoder import VoiceEncoder
 
@@ -27,7 +27,7 @@ class Parts:
     """`folder` holds the card, the codec and the LLM's LoRA; the three others are folders or .safetensors files.
 
     llm: in place of the card's LLM.
-    bits: 8 or 4 of each weight of the decoder; a CPU is faster with them, the larger the model the more.
+    bits: 8 or 4 of each weight of the decoder and of the LLM; a CPU is faster with them.
     compiled: translate a step of decoding into machine code when it is first made.
 
     Raises:
@@ -76,7 +76,13 @@ class Parts:
         # In bf16 a sum depends on the size of the batch, and so may an answer; GPUs and large models keep bf16.
         if self.device.type == "cpu" and sum(p.numel() for p in llm.model.parameters()) < SMALL_LLM:
             llm.model.float()
+        llm = llm if self.bits is None else with_rounded_llm(llm, self.bits)
         return AudioLLM(self.speech_lm, adapter, llm, layers).eval()
+
+    @cached_property
+    def opening(self) -> Past:
+        """Of the words that every prompt begins with; go on from a copy."""
+        return self.audio_llm.opening()
 
 
 def checkpoint_path(given: str | Path) -> Path:

@@ -246,7 +246,8 @@ class Pipeline:
             item = self._item(ListenRow(audio, prompt))
         if isinstance(item, InputError):
             raise item
-        return answer_bits(self.parts.audio_llm, item, max_new_tokens or self.parts.card.llm.max_new_tokens)
+        limit = max_new_tokens or self.parts.card.llm.max_new_tokens
+        return answer_bits(self.parts.audio_llm, item, limit, self.parts.opening.copy())
 
     def listen_batch(self, rows: Sequence[ListenRow], max_new_tokens: int | None = None) -> list[str | InputError]:
         """Each row's answer, or the reason why there is none. All rows go through the LLM as one batch."""
@@ -254,7 +255,8 @@ class Pipeline:
             items = [self._item(row) for row in rows]
             good = [item for item in items if not isinstance(item, InputError)]
             limit = max_new_tokens or self.parts.card.llm.max_new_tokens
-            answers = iter(self.parts.audio_llm.generate(good, limit) if good else [])
+            past = self.parts.opening.copy() if len(good) == 1 else None
+            answers = iter(self.parts.audio_llm.generate(good, limit, past=past) if good else [])
         return [item if isinstance(item, InputError) else next(answers) for item in items]
 
     @torch.no_grad()
@@ -272,10 +274,8 @@ class Pipeline:
     def hear(self, sound: Sound) -> Tensor:
         """A sound as embeddings [q, E]; one that is longer than the SpeechLM reads goes in whole adapter windows."""
         codes = self.parts.codec.encode(self._waveform(sound)[None].to(self.parts.device)).codes
-        adapter, room = (
-            self.parts.audio_llm.adapter,
-            self.parts.speech_lm.config.max_steps - self.parts.speech_lm.codebooks,
-        )
+        adapter, model = self.parts.audio_llm.adapter, self.parts.speech_lm
+        room = model.config.max_steps - model.codebooks
         window = adapter.window * adapter.config.stack
         size = room // window * window or room
         parts = codes.split(size, dim=-1)

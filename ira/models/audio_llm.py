@@ -6,6 +6,7 @@ it says `<|audio|>`. The same prompt with words in that place, and no sound, is 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,10 @@ class Past:
 
     cache: DynamicCache
     embeddings: Tensor
+
+    def copy(self) -> Past:
+        """To go on from here without changing this."""
+        return Past(copy.deepcopy(self.cache), self.embeddings)
 
 
 class TextStreamer(Protocol):
@@ -192,6 +197,16 @@ class AudioLLM(nn.Module):
         """Of a conversation that is about to begin."""
         table = self.language.get_input_embeddings().weight
         return Past(DynamicCache(config=self.language.config), table[:0].detach())
+
+    @torch.no_grad()
+    def opening(self) -> Past:
+        """Of the words that the chat template puts before the user's: every prompt of one turn begins with them."""
+        ids, _ = encode_prompt(self.llm.tokenizer, [{"role": "user", "content": AUDIO}])
+        past = self.no_past()
+        if ids:
+            past.embeddings = self._tokens(ids)
+            self.language(inputs_embeds=past.embeddings[None], past_key_values=past.cache, logits_to_keep=1)
+        return past
 
     def response_logits(self, items: Sequence[PromptItem], responses: Sequence[Sequence[int]]) -> Responses:
         """Logits on given answers (token ids), computed at answer positions only.

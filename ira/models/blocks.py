@@ -67,7 +67,8 @@ def swiglu_hidden(width: int) -> int:
 class KeyValueCache:
     """Preallocated keys and values [B, H, places, C] of one layer after `length` steps; new steps replace the oldest.
 
-    Order does not matter to attention: where a step stood was turned into its key.
+    Order does not matter to attention: where a step stood was turned into its key. On a CPU they are fp32: there
+    torch's attention of one query in bf16 takes several times as long.
     """
 
     keys: Tensor
@@ -76,8 +77,8 @@ class KeyValueCache:
 
     @classmethod
     def empty(cls, batch: int, heads: int, places: int, head_dim: int, like: Tensor) -> KeyValueCache:
-        shape = (batch, heads, places, head_dim)
-        return cls(like.new_zeros(shape), like.new_zeros(shape))
+        shape, dtype = (batch, heads, places, head_dim), cache_dtype(like)
+        return cls(like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype))
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, H, S, C], several steps only side by side, and return all that is stored."""
@@ -92,12 +93,20 @@ class KeyValueCache:
         return self.keys[:, :, :filled], self.values[:, :, :filled]
 
 
+def cache_dtype(like: Tensor) -> torch.dtype:
+    """Precision of keys and values that are kept for a model which computes as `like`."""
+    return torch.float32 if like.device.type == "cpu" else like.dtype
+
+
 def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False) -> Tensor:
     """Scaled dot-product attention; q [B, H, S, C], k and v [B, H, S', C], mask boolean or additive.
 
     Where gradients are wanted on a CPU it is written out: there the backward pass of torch's own takes a third of a
-    training step, that of matrix products a tenth, as long as the scores fit in memory.
+    training step, that of matrix products a tenth, as long as the scores fit in memory. Keys of another precision than
+    the queries decide in which one it is computed.
     """
+    if q.dtype != k.dtype:
+        return weigh(q.to(k.dtype), k, v, mask, causal=causal).to(q.dtype)
     small = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= WRITTEN_OUT
     if not (q.device.type == "cpu" and torch.is_grad_enabled() and small):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
@@ -161,7 +170,7 @@ class Attention(nn.Module):
     def cross(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Attend from x [B, S, D] to projected memory; mask broadcasts to [B, H, S, L]."""
         q = self.split(self.q(x))
-        mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
+        mask = mask if mask.dtype == torch.bool else mask.to(keys.dtype)
         return self.merge(weigh(q, keys, values, mask))
 
     def scores(self, x: Tensor, keys: Tensor) -> Tensor:

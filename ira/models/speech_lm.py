@@ -330,7 +330,8 @@ class SpeechLM(nn.Module):
         caches, projected = [], []
         for layer in cast(list[DecoderLayer], self.layers):
             caches.append(KeyValueCache.empty(rows, heads, places, self.config.width // heads, memory.vectors))
-            projected.append(layer.cross_attention.project_memory(memory.vectors))
+            keys, values = layer.cross_attention.project_memory(memory.vectors)
+            projected.append((keys.to(caches[-1].keys.dtype), values.to(caches[-1].keys.dtype)))
         return DecodeState(caches, projected, memory, self._told(memory))
 
     def step(self, tokens: Tensor, state: DecodeState, pointer: Pointer) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ def test_the_first_bit_of_an_answer_is_timed_before_its_end_and_without_a_recogn
 
 
 def test_the_cascade_is_asked_what_was_recognised_and_that_without_lora(pipeline, monkeypatch):
-    asked, off, listen_stream = [], [], Pipeline.listen_stream
+    asked, off, answer_bits = [], [], stream.answer_bits
 
     @contextmanager
     def lora_off(llm: LanguageModel) -> Iterator[None]:
@@ -58,18 +58,24 @@ def test_the_cascade_is_asked_what_was_recognised_and_that_without_lora(pipeline
         yield
         off.pop()
 
-    def told(self, audio, prompt=None, max_new_tokens=None):
-        asked.append((audio is None, prompt, off == [pipeline.parts.audio_llm.llm]))
-        return listen_stream(self, audio, prompt, max_new_tokens)
+    def told(model, item, limit, past):
+        asked.append((item.messages[0]["content"], off == [pipeline.parts.audio_llm.llm]))
+        return answer_bits(model, item, limit, past)
 
-    monkeypatch.setattr(Pipeline, "listen_stream", told)
+    monkeypatch.setattr(stream, "answer_bits", told)
     monkeypatch.setattr(stream, "lora_off", lora_off)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(stream, "open_recogniser", lambda: None)
     monkeypatch.setattr(stream, "recognise", lambda recogniser, sound: "what is one")
     figures = measure_replying(pipeline, QUICK)
     assert isinstance(figures["cascade_first_token_seconds"], Spread)
-    assert set(asked) == {(False, None, False), (True, "what is one", True)}
+    assert set(asked) == {("what is one", True)}
+
+
+def test_the_reply_is_also_timed_with_rounded_weights(pipeline):
+    figures = measure_replying(pipeline, QUICK)
+    first, plain = figures["int8_first_token_seconds"], figures["first_token_seconds"]
+    assert isinstance(first, Spread) and isinstance(plain, Spread) and first != plain
 
 
 def test_the_reply_is_timed_to_its_first_sound_while_the_answer_is_still_found(pipeline, monkeypatch):

@@ -48,7 +48,7 @@ def test_a_bit_is_there_before_the_next_token_is_computed(pipeline, monkeypatch)
 def test_no_bit_ends_within_a_character_and_blanks_at_the_ends_fall_away(pipeline, monkeypatch, written):
     llm = pipeline.parts.audio_llm.llm
     ids = [*llm.tokenizer.encode(written, add_special_tokens=False), *llm.eos_ids]
-    monkeypatch.setattr(AudioLLM, "draws", lambda self, items: iter(torch.tensor([[i] for i in ids])))
+    monkeypatch.setattr(AudioLLM, "draws", lambda self, items, past=None: iter(torch.tensor([[i] for i in ids])))
     bits = list(answer_bits(pipeline.parts.audio_llm, PromptItem([]), 40))
     assert "".join(bits) == written.strip() and not any("\ufffd" in bit for bit in bits)
 

@@ -22,15 +22,24 @@ def test_the_model_that_ships_speaks_with_rounded_weights(tmp_path, bits):
     assert done.exit_code == 0 and out.stat().st_size > 10_000
 
 
-def test_other_bits_are_refused_in_a_line(tmp_path):
-    done = CliRunner().invoke(app, ["speak", "Hello.", "--bits", "5", "--device", "cpu"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_model_that_ships_answers_with_rounded_weights(bits):
+    question = "What is the capital of France?"
+    done = CliRunner().invoke(app, ["listen", "--prompt", question, "--bits", str(bits), "--device", "cpu"])
+    assert done.exit_code == 0 and "Paris" in done.output
+
+
+@pytest.mark.parametrize("verb", [["speak", "Hello."], ["listen", "--prompt", "Hello."]])
+def test_other_bits_are_refused_in_a_line(verb):
+    done = CliRunner().invoke(app, [*verb, "--bits", "5", "--device", "cpu"])
     assert done.exit_code == 2 and "weights of 5 bits; 8 and 4 are possible" in done.output
 
 
 @pytest.mark.parametrize("bits", [8, 4, None])
 def test_only_where_they_were_asked_for(bits):
-    modules = {type(child) for child in Pipeline.from_folder(device="cpu", bits=bits).parts.speech_lm.modules()}
-    assert modules & set(KINDS.values()) == ({KINDS[bits]} if bits else set())
+    parts = Pipeline.from_folder(device="cpu", bits=bits).parts
+    for model in (parts.speech_lm, parts.audio_llm.language):
+        assert {type(child) for child in model.modules()} & set(KINDS.values()) == ({KINDS[bits]} if bits else set())
 
 
 def test_on_another_device_they_are_refused(tiny_model_folder: Path):

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from ira.config import SpeechConfig
+from ira.config import LLMConfig, SpeechConfig
 from ira.errors import InputError
 from ira.models.decode import generate
-from ira.models.rounded import KINDS, Int4Linear, Int8Linear, best_scale, with_rounded_weights
+from ira.models.llm import load_llm, lora_off
+from ira.models.rounded import KINDS, Int4Linear, Int8Linear, best_scale, with_rounded_llm, with_rounded_weights
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import SpeechLM
 
@@ -133,3 +134,30 @@ def test_it_decodes_as_it_reads(bits):
     frames = int(made.frames[0])
     read = small(made.codes[:, :, :frames], made.frames, memory, made.path[:, :frames]).logits
     assert torch.equal(read[0, 0, :frames, :11].argmax(-1), made.codes[0, 0, :frames])
+
+
+@BITS
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_rounded_llm_reads_as_the_one_with_lora_that_it_came_from(tiny_llm_folder, bits, lora):
+    llm = load_llm(LLMConfig(name=str(tiny_llm_folder)), "cpu", torch.float32, lora=lora)
+    for name, weight in llm.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        wanted = llm.model(input_ids=ids).logits
+        with lora_off(llm):
+            base = llm.model(input_ids=ids).logits
+        small = with_rounded_llm(llm, bits)
+        found = small.model(input_ids=ids).logits
+    linears = {type(child) for child in small.model.modules() if child.__class__.__name__.endswith("Linear")}
+    assert linears == {KINDS[bits]}
+    off = (found - wanted).norm() / wanted.norm()
+    assert 0 < off < {8: 0.06, 4: 0.6}[bits]
+    assert not lora or off < 0.5 * (base - wanted).norm() / wanted.norm()
+
+
+def test_an_llm_of_other_bits_is_refused(tiny_llm_folder):
+    llm = load_llm(LLMConfig(name=str(tiny_llm_folder)), "cpu", torch.float32, lora=False)
+    with pytest.raises(InputError, match="weights of 3 bits; 8 and 4 are possible"):
+        with_rounded_llm(llm, 3)
