@@ -19,6 +19,8 @@ PICTURE = Path(__file__).with_name("growth.svg")
 BEGIN, END = "<!-- figures: written by docs/make_performance.py -->", "<!-- end of figures -->"
 POINT = re.compile(r"decode/(\w+)_(\w+)_batch1@(\d+)/(ours|musicgen)_ms")
 
+COLOURS = {"fp32": "C0", "bf16": "C1", "int8": "C2", "int4": "C3"}
+
 
 def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Records, their figures named SUITE/NAME."""
@@ -86,15 +88,19 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "ira"
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for record in records:
-        place = f" ({record['machine']['name']})" if len(records) > 1 else ""
+    drawn = [record for record in records if curves(record)]
+    sizes = list(dict.fromkeys(name.split()[0] for record in drawn for name in curves(record)))
+    figure, panels = plt.subplots(1, len(sizes), figsize=(9, 4.5), layout="constrained", squeeze=False)
+    for record in drawn:
+        place = f" ({record['machine']['name']})" if len(drawn) > 1 else ""
         for name, points in curves(record).items():
-            style = "o--" if name.endswith("musicgen") else "o-"
-            axes.plot(*zip(*points, strict=True), style, label=name + place)
-    axes.set(xscale="log", yscale="log", xlabel="frame", ylabel="milliseconds a frame")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=2)
+            size, precision, whose = name.split()
+            style = dict(color=COLOURS[precision], linestyle="--" if whose == "musicgen" else "-", marker="o")
+            panels[0, sizes.index(size)].plot(*zip(*points, strict=True), label=f"{precision} {whose}{place}", **style)
+    for size, axes in zip(sizes, panels[0], strict=True):
+        axes.set(xscale="log", yscale="log", xlabel="frame", ylabel="milliseconds a frame", title=size)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small", ncols=2)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 

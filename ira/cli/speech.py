@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 SeedOption = Annotated[int, typer.Option("--seed", help="the same seed gives the same speech")]
 BitsOption = Annotated[
     int | None,
-    typer.Option("--bits", help="8 or 4 bits for each weight of the SpeechLM's decoder and the LLM: faster on a CPU"),
+    typer.Option(
+        "--bits", help="8 or 4 bits for each weight of the SpeechLM's decoder, 8 for the LLM's: faster on a CPU"
+    ),
 ]
 LanguageOption = Annotated[str, typer.Option("--language", help="two letters, one of those the model has learned")]
 VoiceOption = Annotated[

@@ -27,7 +27,8 @@ class Parts:
     """`folder` holds the card, the codec and the LLM's LoRA; the three others are folders or .safetensors files.
 
     llm: in place of the card's LLM.
-    bits: 8 or 4 of each weight of the decoder and of the LLM; a CPU is faster with them.
+    bits: 8 or 4 of each weight of the decoder; a CPU is faster with them. Those of the LLM have 8 with either: with 4
+        one of 135 M forgets what it was asked.
     compiled: translate a step of decoding into machine code when it is first made.
 
     Raises:
@@ -76,7 +77,7 @@ class Parts:
         # In bf16 a sum depends on the size of the batch, and so may an answer; GPUs and large models keep bf16.
         if self.device.type == "cpu" and sum(p.numel() for p in llm.model.parameters()) < SMALL_LLM:
             llm.model.float()
-        llm = llm if self.bits is None else with_rounded_llm(llm, self.bits)
+        llm = llm if self.bits is None else with_rounded_llm(llm)
         return AudioLLM(self.speech_lm, adapter, llm, layers).eval()
 
     @cached_property

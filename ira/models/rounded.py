@@ -1,4 +1,4 @@
-"""A SpeechLM or an LLM in, the same model with its layers' weights in a byte or half a byte each out.
+"""A SpeechLM in, the same model with its decoder's weights in a byte or half a byte each out; an LLM's in a byte.
 
 A step of decoding reads every weight once and does little with it, so bytes are time: an eighth of those of fp32 with 4
 bits. Only weights are rounded, symmetrically; what flows between layers keeps its precision, is brought to bf16 for a
@@ -132,11 +132,13 @@ def with_rounded_weights(model: SpeechLM, bits: int) -> SpeechLM:
     Raises:
         InputError: other bits, or a width that is no multiple of 32.
     """
-    small = _kind(bits)
+    if bits not in KINDS:
+        raise InputError(f"weights of {bits} bits; 8 and 4 are possible")
     if model.config.width % AT_ONCE:
         raise InputError(
             f"weights of {bits} bits are for a width that is a multiple of {AT_ONCE}, not {model.config.width}"
         )
+    small = KINDS[bits]
     for layer in cast(list[DecoderLayer], model.layers):
         layer.attention = JoinedAttention(layer.attention, small)
         layer.feed = JoinedSwiGLU(layer.feed, small)
@@ -146,27 +148,17 @@ def with_rounded_weights(model: SpeechLM, bits: int) -> SpeechLM:
     return model
 
 
-def with_rounded_llm(llm: LanguageModel, bits: int) -> LanguageModel:
-    """An LLM of `llm`'s weights, LoRA added to them for good, its matrices in 8 or 4 bits; `llm` is used up.
+def with_rounded_llm(llm: LanguageModel) -> LanguageModel:
+    """An LLM of `llm`'s weights, LoRA added to them for good, its matrices in 8 bits; `llm` is used up.
 
     Embeddings of tokens stay as they are, and so does a matrix whose inputs are no multiple of 32.
-
-    Raises:
-        InputError: other bits.
     """
-    small = _kind(bits)
     model = llm.model.merge_and_unload() if hasattr(llm.model, "merge_and_unload") else llm.model
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and not child.in_features % AT_ONCE:
-                setattr(parent, name, small(child.weight))
+                setattr(parent, name, Int8Linear(child.weight))
     return replace(llm, model=model)
-
-
-def _kind(bits: int) -> Callable[[Tensor], nn.Module]:
-    if bits not in KINDS:
-        raise InputError(f"weights of {bits} bits; 8 and 4 are possible")
-    return KINDS[bits]
 
 
 def _check(weight: Tensor, multiple: int) -> None:

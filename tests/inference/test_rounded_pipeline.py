@@ -12,7 +12,7 @@ from ira.cli.app import app
 from ira.errors import InputError
 from ira.inference.parts import Parts
 from ira.inference.pipeline import Pipeline
-from ira.models.rounded import KINDS
+from ira.models.rounded import KINDS, Int8Linear
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -38,8 +38,8 @@ def test_other_bits_are_refused_in_a_line(verb):
 @pytest.mark.parametrize("bits", [8, 4, None])
 def test_only_where_they_were_asked_for(bits):
     parts = Pipeline.from_folder(device="cpu", bits=bits).parts
-    for model in (parts.speech_lm, parts.audio_llm.language):
-        assert {type(child) for child in model.modules()} & set(KINDS.values()) == ({KINDS[bits]} if bits else set())
+    for model, kinds in ((parts.speech_lm, KINDS), (parts.audio_llm.language, {8: Int8Linear, 4: Int8Linear})):
+        assert {type(child) for child in model.modules()} & set(KINDS.values()) == ({kinds[bits]} if bits else set())
 
 
 def test_on_another_device_they_are_refused(tiny_model_folder: Path):
