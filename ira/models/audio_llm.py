@@ -201,7 +201,7 @@ class AudioLLM(nn.Module):
     @torch.no_grad()
     def opening(self) -> Past:
         """Of the words that the chat template puts before the user's: every prompt of one turn begins with them."""
-        ids, _ = encode_prompt(self.llm.tokenizer, [{"role": "user", "content": AUDIO}])
+        ids = encode_prompt(self.llm.tokenizer, [{"role": "user", "content": AUDIO}])[0]
         past = self.no_past()
         if ids:
             past.embeddings = self._tokens(ids)
