@@ -106,3 +106,13 @@ def test_several_steps_at_once_stand_side_by_side_in_a_cache():
     attention, x = Attention(16, 2), torch.randn(2, 6, 16)
     with pytest.raises(ValueError, match="6 steps at once into a cache of 5, 0 of them taken"):
         attention(x, causal=True, cache=KeyValueCache.empty(2, 2, 5, 8, x))
+
+
+def test_on_a_cpu_a_bf16_model_keeps_fp32_and_attends_in_it():
+    q, k, v = (part.detach() for part in parts(5))
+    cache = KeyValueCache.empty(B, H, 5, C, like=q.bfloat16())
+    keys, values = cache.append(k, v)
+    assert torch.equal(keys, k) and torch.equal(values, v)
+    made = weigh(q.bfloat16(), keys, values, None)
+    assert made.dtype == torch.bfloat16
+    assert torch.equal(made, weigh(q.bfloat16().float(), k, v, None).bfloat16())
