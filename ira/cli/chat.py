@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -14,6 +15,8 @@ from ira.inference.answering import Sound
 from ira.inference.conversation import Conversation
 from ira.inference.pipeline import Pipeline
 from ira.models.audio_llm import AUDIO, TextStreamer
+
+NAMED = re.compile(r"@(.*[^.,;:?!])([.,;:?!]*)")
 
 
 def talk(pipeline: Pipeline, audio: Sequence[str], prompt: str | None) -> None:
@@ -52,7 +55,13 @@ def token_printer(pipeline: Pipeline) -> TextStreamer:
 
 
 def read_line(line: str) -> tuple[str, list[Sound]]:
-    """A turn's words with `<|audio|>` where it names a recording as @FILE, and those recordings."""
-    words = line.split()
-    sounds: list[Sound] = [word[1:] for word in words if word.startswith("@") and len(word) > 1]
-    return " ".join(AUDIO if word.startswith("@") and len(word) > 1 else word for word in words), sounds
+    """A turn's words with `<|audio|>` where it names a recording as @FILE, and those recordings.
+
+    A mark right after the name belongs to the sentence: "And in @second.wav?".
+    """
+    words, sounds = [], []
+    for word in line.split():
+        named = NAMED.fullmatch(word)
+        words.append(AUDIO + named[2] if named else word)
+        sounds += [named[1]] if named else []
+    return " ".join(words), sounds

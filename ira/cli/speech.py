@@ -179,7 +179,7 @@ def listen(
       ira listen question.wav
       ira listen speech.wav --prompt "What is this about?"
       ira listen one.wav two.wav --prompt "<|audio|> or <|audio|>: which is a question?"
-      ira listen speech.wav --bits 8      sooner on a CPU
+      ira listen speech.wav --bits 8      sooner on a CPU, once loaded
       ira listen speech.wav --chat        a line is a turn; @FILE in it is one more recording
       ira listen --batch rows.jsonl --out answers.jsonl
         rows: {"id","audio","prompt"}, audio a path, a list or null -> {"id","answer"}
@@ -229,7 +229,7 @@ def respond(
       ira respond question.wav --out answer.wav
       ira respond question.wav --out answer.wav --voice "a calm woman"
       ira respond question.wav --out answer.wav --stream        the file grows while it is made
-      ira respond question.wav --out answer.wav --stream --bits 8      sooner on a CPU
+      ira respond question.wav --out answer.wav --stream --bits 8      sooner on a CPU, once loaded
     """
     check_sound_name(out)
     pipeline = open_pipeline(model, device, bits)

@@ -15,7 +15,7 @@ from ira.models.adapter import Adapter
 from ira.models.audio_llm import AudioLLM, Past
 from ira.models.bundle import bundled_codec, bundled_llm, layers_read, read_model_card
 from ira.models.compiled import with_compiled_step
-from ira.models.rounded import with_rounded_llm, with_rounded_weights
+from ira.models.rounded import KINDS, with_rounded_llm, with_rounded_weights
 from ira.models.speech_lm import SpeechLM
 from ira.models.voice_encoder import VoiceEncoder
 
@@ -32,7 +32,8 @@ class Parts:
     compiled: translate a step of decoding into machine code when it is first made.
 
     Raises:
-        InputError: `folder` is no model folder, or `bits` is not for this device; a part says so when it is asked for.
+        InputError: `folder` is no model folder, or `bits` is neither, or not for this device; a part says so when
+            it is asked for.
     """
 
     folder: Path
@@ -45,6 +46,8 @@ class Parts:
     compiled: bool = False
 
     def __post_init__(self) -> None:
+        if self.bits not in (None, *KINDS):
+            raise InputError(f"weights of {self.bits} bits; 8 and 4 are possible")
         if self.bits is not None and self.device.type != "cpu":
             raise InputError(
                 f"weights of {self.bits} bits on {self.device.type}; they are for a CPU: give --device cpu or no --bits"

@@ -42,6 +42,11 @@ def test_only_where_they_were_asked_for(bits):
         assert {type(child) for child in model.modules()} & set(KINDS.values()) == ({kinds[bits]} if bits else set())
 
 
+def test_a_program_is_told_of_other_bits_before_anything_is_loaded():
+    with pytest.raises(InputError, match="weights of 5 bits; 8 and 4 are possible"):
+        Pipeline.from_folder(device="cpu", bits=5)
+
+
 def test_on_another_device_they_are_refused(tiny_model_folder: Path):
     folder = tiny_model_folder
     with pytest.raises(InputError, match="weights of 4 bits on cuda; they are for a CPU"):
