@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,12 @@ def write_live(parts: Iterator[Tensor], rate: int, out: Path | None) -> None:
     Raises:
         InputError: stdout is a terminal.
     """
-    started, first, samples = time.monotonic(), 0.0, 0
+    started, samples = time.monotonic(), 0
+    head = list(islice(parts, 1))  # what cannot be spoken is refused here, before OUT is touched
+    first = time.monotonic() - started
     with _sink(rate, out) as write:
-        for part in parts:
+        for part in chain(head, parts):
             write((part[0].clamp(-1, 1) * 32767).short().numpy())
-            first = first or time.monotonic() - started
             samples += part.shape[-1]
     took = time.monotonic() - started
     typer.echo(f"first sound after {first:.2f} s; {samples / rate:.1f} s of speech in {took:.1f} s", err=True)
@@ -42,7 +44,7 @@ def write_live(parts: Iterator[Tensor], rate: int, out: Path | None) -> None:
 def respond_live(
     pipeline: Pipeline, audio: str, prompt: str | None, out: Path, voice: str | None, seed: int, language: str
 ) -> str:
-    """Speak an answer to `out` sentence by sentence while the rest of it is found; the whole answer."""
+    """Speak an answer to `out` sentence by sentence, the first before the rest is found; the whole answer."""
     bits: list[str] = []
 
     def found() -> Iterator[str]:

@@ -217,7 +217,7 @@ def respond(
     voice: VoiceOption = None,
     seed: SeedOption = 0,
     language: LanguageOption = "en",
-    stream: Annotated[bool, typer.Option("--stream", help="speak the first sentence while the next is found")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="speak the first sentence before the rest is found")] = False,
     bits: BitsOption = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",

@@ -41,9 +41,10 @@ class Conversation:
         item = PromptItem([*self.messages, turn], [*self.heard, *new])
         limit = max_new_tokens or self.pipeline.parts.card.llm.max_new_tokens
         audio_llm = self.pipeline.parts.audio_llm
-        self.past = self.past or self.pipeline.parts.opening.copy()
+        past, self.past = self.past or self.pipeline.parts.opening.copy(), None  # half read where it is interrupted
         with cpu_threads(llm_threads()):
-            (answer,) = audio_llm.generate([item], limit, streamer=streamer, past=self.past)
+            (answer,) = audio_llm.generate([item], limit, streamer=streamer, past=past)
+        self.past = past
         self.messages += [turn, {"role": "assistant", "content": answer.replace(AUDIO, " ")}]
         self.heard += new
         return answer

@@ -151,12 +151,13 @@ def with_rounded_weights(model: SpeechLM, bits: int) -> SpeechLM:
 def with_rounded_llm(llm: LanguageModel) -> LanguageModel:
     """An LLM of `llm`'s weights, LoRA added to them for good, its matrices in 8 bits; `llm` is used up.
 
-    Embeddings of tokens stay as they are, and so does a matrix whose inputs are no multiple of 32.
+    Embeddings of tokens stay as they are, and so does a matrix with a bias or whose inputs are no multiple
+    of 32.
     """
     model = llm.model.merge_and_unload() if hasattr(llm.model, "merge_and_unload") else llm.model
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and not child.in_features % AT_ONCE:
+            if type(child) is nn.Linear and child.bias is None and not child.in_features % AT_ONCE:
                 setattr(parent, name, Int8Linear(child.weight))
     return replace(llm, model=model)
 

@@ -154,3 +154,14 @@ def test_a_rounded_llm_reads_as_the_one_with_lora_that_it_came_from(tiny_llm_fol
     off = (found - wanted).norm() / wanted.norm()
     assert 0 < off < 0.06
     assert not lora or off < 0.1 * (base - wanted).norm() / wanted.norm()
+
+
+def test_an_llm_with_biases_keeps_them(tiny_llm_folder):
+    llm = load_llm(LLMConfig(name=str(tiny_llm_folder)), "cpu", torch.float32, lora=False)
+    query = llm.model.model.layers[0].self_attn.q_proj
+    query.bias = nn.Parameter(torch.randn(query.out_features))
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        wanted = llm.model(input_ids=ids).logits
+        found = with_rounded_llm(llm).model(input_ids=ids).logits
+    assert (found - wanted).norm() / wanted.norm() < 0.06
