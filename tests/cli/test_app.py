@@ -470,6 +470,9 @@ def test_respond_stream_speaks_the_answer_that_it_prints(
     parts = list(pipeline.speak_stream(answer, seed=2, strict=False))
     assert result.stdout.strip() == answer
     assert load_audio(out).shape[-1] == sum(part.shape[-1] for part in parts)
+    before = out.read_bytes()
+    assert "absent.wav" in refused("respond", "absent.wav", "--out", out, "--stream", *model)
+    assert out.read_bytes() == before
 
 
 def test_the_demo_shows_its_answer_and_lists_the_files_it_wrote(tmp_path: Path, model: tuple[str, ...]):
