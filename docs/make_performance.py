@@ -19,7 +19,7 @@ PICTURE = Path(__file__).with_name("growth.svg")
 BEGIN, END = "<!-- figures: written by docs/make_performance.py -->", "<!-- end of figures -->"
 POINT = re.compile(r"decode/(\w+)_(\w+)_batch1@(\d+)/(ours|musicgen)_ms")
 
-COLOURS = {"fp32": "C0", "bf16": "C1", "int8": "C2", "int4": "C3"}
+COLOURS = {"fp32": "C0", "bf16": "C1", "fp16": "C4", "int8": "C2", "int4": "C3"}
 
 
 def read(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -19,13 +19,22 @@ from ira.bench.timing import MILLI, Figures, Timed, Work, in_turns, memory_figur
 from ira.models.blocks import cache_dtype
 from ira.models.compiled import with_compiled_step
 from ira.models.decode import Decoding
-from ira.models.rounded import with_rounded_weights
+from ira.models.rounded import AT_ONCE, GROUP, bits_here, with_rounded_weights
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import Memory, SpeechLM
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BITS = {"int8": 8, "int4": 4}  # of weights; all else is bf16
+BITS = {"fp16": 16, "int8": 8, "int4": 4}  # of weights; all else is fp32, as `--bits` has it
+BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5 + 4 / GROUP}  # a weight, with its scale
 UNGUIDED, GUIDED = Sampling(guidance=1.0), Sampling()
+
+
+def possible(precision: str, width: int, device: torch.device, sizes: Sizes) -> bool:
+    """Whether a model of this width can have such weights there."""
+    if (bits := BITS.get(precision)) is None:
+        return True
+    fits = not sizes.compiled if bits == 16 else width % AT_ONCE == 0
+    return device.type == "cpu" and bits in bits_here() and fits
 
 
 class OurLoop:
@@ -64,22 +73,23 @@ def measure_decode(model: SpeechLM, precision: str, rows: int, frame: int, sizes
 
     `model` is turned into that precision itself.
     """
-    dtype = DTYPES.get(precision, torch.bfloat16)
-    device, model = model.null_text.device, model.to(dtype).eval()
+    device = model.null_text.device
+    model = model.to(torch.float32 if precision in BITS else DTYPES[precision]).eval()
     longest = min(frame + sizes.steps + 1, model.config.max_steps - model.codebooks)
     first = longest - sizes.steps - 1
-    peer = musicgen(model).to(dtype)
+    peer = musicgen(model).to(DTYPES.get(precision, torch.bfloat16))
+    read = bytes_read(model, rows, first, BYTES[precision])
     model = with_rounded_weights(model, BITS[precision]) if precision in BITS else model
     model = with_compiled_step(model) if sizes.compiled else model
     with torch.no_grad():
         loops = {
             "ours": OurLoop(model, rows, longest, UNGUIDED),
-            "musicgen": MusicgenLoop(peer, text_memory(model, rows).vectors, UNGUIDED),
+            "musicgen": MusicgenLoop(peer, text_memory(model, rows).vectors.to(peer.dtype), UNGUIDED),
             "ours_guided": OurLoop(model, rows, longest, GUIDED),
         }
         works = {name: _work(loop, first, sizes.steps) for name, loop in loops.items()}
         timed = in_turns(works, device, sizes.repeats)
-    floor = bytes_read(model, rows, first) / read_rate(device, sizes.read_bytes) * MILLI
+    floor = read / read_rate(device, sizes.read_bytes) * MILLI
     return _figures(timed, floor, sizes.steps)
 
 
@@ -108,17 +118,17 @@ def text_memory(model: SpeechLM, rows: int) -> Memory:
     return model.condition(text, lengths, voice.expand(rows, -1).to(device, dtype), language)
 
 
-def bytes_read(model: SpeechLM, rows: int, frame: int) -> float:
-    """Of weights that a step needs, once for all rows, and of the cache of each row at `frame`.
+def bytes_read(model: SpeechLM, rows: int, frame: int, each: float) -> float:
+    """Of weights that a step needs, `each` bytes, once for all rows, and of the cache of each row at `frame`.
 
     Looked-up rows of embeddings are left out, and so is what is made of the memory once.
     """
     matrices = [weight for layer in model.layers for name, weight in layer.state_dict().items() if _each(name)]
     own = [weight for part in (model.heads, model.advance) for weight in part.state_dict().values()]
-    weights = sum(weight.numel() * weight.element_size() for weight in [*matrices, *own])
+    weights = each * sum(weight.numel() for weight in [*matrices, *own])
     seen = min(frame, model.config.window or frame)
     cache = 2 * rows * seen * model.config.width * model.config.layers * cache_dtype(model.null_text).itemsize
-    return float(weights + cache)
+    return weights + cache
 
 
 def _each(name: str) -> bool:

@@ -20,6 +20,7 @@ from ira.inference.answering import answer_bits
 from ira.inference.pipeline import Pipeline
 from ira.models.audio_llm import PromptItem
 from ira.models.llm import lora_off
+from ira.models.rounded import bits_here
 
 ANSWER_TOKENS = 24
 
@@ -77,9 +78,9 @@ def _speaking(streams: list[Heard]) -> Figures:
 def measure_replying(pipeline: Pipeline, sizes: Sizes) -> Figures:
     """From the end of a spoken question to the first bit of its answer, to the whole, and to its first sound.
 
-    On a CPU `int8_` is the same with weights of 8 bits. Beside them a cascade: a recogniser writes the question down,
-    and the LLM without LoRA reads it. None where its package is not installed, or where the answer holds nothing that
-    can be spoken (`unspoken` says how often).
+    On a CPU with FBGEMM `fp16_` is the same with weights of 16 bits. Beside them a cascade: a recogniser writes the
+    question down, and the LLM without LoRA reads it. None where its package is not installed, or where the answer holds
+    nothing that can be spoken (`unspoken` says how often).
     """
     question, rate = pipeline.speak(sizes.question).waveform, pipeline.parts.codec.sample_rate
     took: dict[str, list[float | None]] = {}
@@ -97,9 +98,9 @@ def measure_replying(pipeline: Pipeline, sizes: Sizes) -> Figures:
 
 
 def _rounded(pipeline: Pipeline) -> dict[str, Pipeline]:
-    """The same model with weights of 8 bits, where the device has them."""
-    on_cpu = pipeline.parts.device.type == "cpu"
-    return {"int8_": Pipeline(replace(pipeline.parts, bits=8), pipeline.sampling)} if on_cpu else {}
+    """The same model with weights of 16 bits, where the device has them."""
+    able = pipeline.parts.device.type == "cpu" and 16 in bits_here()
+    return {"fp16_": Pipeline(replace(pipeline.parts, bits=16), pipeline.sampling)} if able else {}
 
 
 def _replied(pipeline: Pipeline, question: Tensor) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ira.bench.codec import measure_codec
-from ira.bench.decode import BITS, measure_decode
+from ira.bench.decode import measure_decode, possible
 from ira.bench.prepare import measure_prepare
 from ira.bench.sizes import Sizes, seed_model
 from ira.bench.stream import measure_replying, measure_speaking
@@ -66,10 +66,10 @@ def _decode(pipeline: Pipeline, sizes: Sizes) -> list[Case]:
     """Each size, precision and batch at the first place of the growth curve; alone also at the others."""
     shape = pipeline.parts.speech_lm
     room = {"own": shape.config.max_steps - shape.codebooks, "full": sizes.seed.max_steps - sizes.seed_books}
-    on_cpu, found = pipeline.parts.device.type == "cpu", []
+    width, found = {"own": shape.config.width, "full": sizes.seed.width}, []
     for size, make in _models(pipeline, sizes).items():
         for precision, rows, frame in itertools.product(sizes.precisions, sizes.batches, sizes.growth):
-            if precision in BITS and not on_cpu:
+            if not possible(precision, width[size], pipeline.parts.device, sizes):
                 continue
             if frame + sizes.steps < room[size] and (rows == 1 or frame == sizes.growth[0]):
                 measure = partial(_decode_one, make, precision, rows, frame, sizes)

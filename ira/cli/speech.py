@@ -19,7 +19,7 @@ SeedOption = Annotated[int, typer.Option("--seed", help="the same seed gives the
 BitsOption = Annotated[
     int | None,
     typer.Option(
-        "--bits", help="8 or 4 bits for each weight of the SpeechLM's decoder, 8 for the LLM's: faster on a CPU"
+        "--bits", help="16, 8 or 4 bits a weight of the SpeechLM's decoder, 16 or 8 of the LLM's: faster on a CPU"
     ),
 ]
 LanguageOption = Annotated[str, typer.Option("--language", help="two letters, one of those the model has learned")]
@@ -88,7 +88,7 @@ def speak(
       ira speak "Good morning." --voice "anna.voice:0.7+a calm man:0.3"
       ira speak "Good morning." --report morning.html
       ira speak "Good morning." --pace 0.8               slower; 2 is twice as fast
-      ira speak "Good morning." --bits 4                 weights of four bits: faster on a CPU
+      ira speak "Good morning." --bits 16                faster on a CPU, and sounds the same
       ira speak "Good morning." --stream | aplay         sound leaves while the rest is still being made
       ira speak --batch rows.jsonl --out spoken/         {"id","text","voice","seed","language","pace"} -> spoken/ID.wav
     """
@@ -179,7 +179,7 @@ def listen(
       ira listen question.wav
       ira listen speech.wav --prompt "What is this about?"
       ira listen one.wav two.wav --prompt "<|audio|> or <|audio|>: which is a question?"
-      ira listen speech.wav --bits 8      sooner on a CPU, once loaded
+      ira listen speech.wav --bits 16     sooner on a CPU, once loaded
       ira listen speech.wav --chat        a line is a turn; @FILE in it is one more recording
       ira listen --batch rows.jsonl --out answers.jsonl
         rows: {"id","audio","prompt"}, audio a path, a list or null -> {"id","answer"}
@@ -229,7 +229,7 @@ def respond(
       ira respond question.wav --out answer.wav
       ira respond question.wav --out answer.wav --voice "a calm woman"
       ira respond question.wav --out answer.wav --stream        the file grows while it is made
-      ira respond question.wav --out answer.wav --stream --bits 8      sooner on a CPU, once loaded
+      ira respond question.wav --out answer.wav --stream --bits 16     sooner on a CPU, once loaded
     """
     check_sound_name(out)
     pipeline = open_pipeline(model, device, bits)

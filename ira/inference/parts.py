@@ -15,7 +15,7 @@ from ira.models.adapter import Adapter
 from ira.models.audio_llm import AudioLLM, Past
 from ira.models.bundle import bundled_codec, bundled_llm, layers_read, read_model_card
 from ira.models.compiled import with_compiled_step
-from ira.models.rounded import KINDS, with_rounded_llm, with_rounded_weights
+from ira.models.rounded import check_bits, with_rounded_llm, with_rounded_weights
 from ira.models.speech_lm import SpeechLM
 from ira.models.voice_encoder import VoiceEncoder
 
@@ -27,13 +27,13 @@ class Parts:
     """`folder` holds the card, the codec and the LLM's LoRA; the three others are folders or .safetensors files.
 
     llm: in place of the card's LLM.
-    bits: 8 or 4 of each weight of the decoder; a CPU is faster with them. Those of the LLM have 8 with either: with 4
-        one of 135 M forgets what it was asked.
+    bits: 16, 8 or 4 of each weight of the decoder; a CPU is faster with them. So have those of the LLM, but 8 with 4:
+        one of 135 M with 4 forgets what it was asked.
     compiled: translate a step of decoding into machine code when it is first made.
 
     Raises:
-        InputError: `folder` is no model folder, or `bits` is neither, or not for this device; a part says so when
-            it is asked for.
+        InputError: `folder` is no model folder; `bits` is none of them, not for this device, or 16 and to be compiled.
+            A part says so when it is asked for.
     """
 
     folder: Path
@@ -46,8 +46,10 @@ class Parts:
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        if self.bits not in (None, *KINDS):
-            raise InputError(f"weights of {self.bits} bits; 8 and 4 are possible")
+        if self.bits is not None:
+            check_bits(self.bits)
+        if self.bits == 16 and self.compiled:
+            raise InputError("compiling weights of 16 bits is not possible; compile those of 8 or 4 bits, or none")
         if self.bits is not None and self.device.type != "cpu":
             raise InputError(
                 f"weights of {self.bits} bits on {self.device.type}; they are for a CPU: give --device cpu or no --bits"
@@ -80,7 +82,7 @@ class Parts:
         # In bf16 a sum depends on the size of the batch, and so may an answer; GPUs and large models keep bf16.
         if self.device.type == "cpu" and sum(p.numel() for p in llm.model.parameters()) < SMALL_LLM:
             llm.model.float()
-        llm = llm if self.bits is None else with_rounded_llm(llm)
+        llm = llm if self.bits is None else with_rounded_llm(llm, max(self.bits, 8))
         return AudioLLM(self.speech_lm, adapter, llm, layers).eval()
 
     @cached_property

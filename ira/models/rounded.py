@@ -1,9 +1,10 @@
-"""A SpeechLM in, the same model with its decoder's weights in a byte or half a byte each out; an LLM's in a byte.
+"""A SpeechLM in, the same with its decoder's weights in two bytes, one or half of one out; an LLM's in two or one.
 
 A step of decoding reads every weight once and does little with it, so bytes are time: an eighth of those of fp32 with 4
-bits. Only weights are rounded, symmetrically; what flows between layers keeps its precision, is brought to bf16 for a
-product, and products are added up in fp32. A row comes out the same whichever rows are beside it. Projections of the
-same input are one matrix here: at a row at a time each call costs as much as a part of the matrix.
+bits. Only weights are rounded, symmetrically, and laid out for the kernel that reads them; what flows between layers
+keeps its precision, is brought to bf16 for a product with 8 or 4 bits, and products are added up in fp32. A row comes
+out the same whichever rows are beside it. Projections of the same input are one matrix here: at a row at a time each
+call costs as much as a part of the matrix.
 """
 
 from __future__ import annotations
@@ -25,6 +26,22 @@ AT_ONCE = 32  # inputs that the int8 kernel reads together; of other widths it w
 GROUP = 32  # inputs of one int4 scale
 IN_CACHE = 1024  # outputs whose scales are sought together: ten times as fast as all at once
 ROWS = 16  # outputs that the int4 kernel computes together
+
+
+class Fp16Linear(nn.Module):
+    """x [..., in] -> x weight^T [..., out] on a CPU with FBGEMM; for use only, weights do not learn.
+
+    packed: fp16 weights in the order in which FBGEMM reads them; it is torch's own object and no tensor, so that
+    torch.compile cannot see through it. Products are in fp32.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        """weight: [out, in]."""
+        super().__init__()
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.detach().float(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_dynamic_fp16(x.float(), self.packed).to(x.dtype)
 
 
 class Int8Linear(nn.Module):
@@ -123,18 +140,28 @@ class JoinedSwiGLU(SwiGLU):
         return gate, up
 
 
-KINDS: dict[int, Callable[[Tensor], nn.Module]] = {8: Int8Linear, 4: Int4Linear}
+KINDS: dict[int, Callable[[Tensor], nn.Module]] = {16: Fp16Linear, 8: Int8Linear, 4: Int4Linear}
+
+
+def bits_here() -> list[int]:
+    """What this CPU can compute with: FBGEMM is for x86 with AVX2."""
+    return [bits for bits in KINDS if bits != 16 or "fbgemm" in torch.backends.quantized.supported_engines]
+
+
+def check_bits(bits: int) -> None:
+    """InputError where this CPU cannot compute with weights of so many bits."""
+    if bits not in bits_here():
+        raise InputError(f"weights of {bits} bits; this CPU computes with {', '.join(map(str, bits_here()))}")
 
 
 def with_rounded_weights(model: SpeechLM, bits: int) -> SpeechLM:
-    """`model` itself, the matrices of its decoder layers and heads in 8 or 4 bits; the rest stays as it is.
+    """`model` itself, the matrices of its decoder layers and heads in 16, 8 or 4 bits; the rest stays as it is.
 
     Raises:
-        InputError: other bits, or a width that is no multiple of 32.
+        InputError: as `check_bits`, or a width that is no multiple of 32, for 8 and 4 bits.
     """
-    if bits not in KINDS:
-        raise InputError(f"weights of {bits} bits; 8 and 4 are possible")
-    if model.config.width % AT_ONCE:
+    check_bits(bits)
+    if bits < 16 and model.config.width % AT_ONCE:
         raise InputError(
             f"weights of {bits} bits are for a width that is a multiple of {AT_ONCE}, not {model.config.width}"
         )
@@ -148,8 +175,8 @@ def with_rounded_weights(model: SpeechLM, bits: int) -> SpeechLM:
     return model
 
 
-def with_rounded_llm(llm: LanguageModel) -> LanguageModel:
-    """An LLM of `llm`'s weights, LoRA added to them for good, its matrices in 8 bits; `llm` is used up.
+def with_rounded_llm(llm: LanguageModel, bits: int) -> LanguageModel:
+    """An LLM of `llm`'s weights, LoRA added to them for good, its matrices in 16 or 8 bits; `llm` is used up.
 
     Embeddings of tokens stay as they are, and so does a matrix with a bias or whose inputs are no multiple
     of 32.
@@ -158,7 +185,7 @@ def with_rounded_llm(llm: LanguageModel) -> LanguageModel:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child.bias is None and not child.in_features % AT_ONCE:
-                setattr(parent, name, Int8Linear(child.weight))
+                setattr(parent, name, KINDS[bits](child.weight))
     return replace(llm, model=model)
 
 

@@ -83,9 +83,9 @@ def test_a_training_step_runs_again(model: SpeechLM, step_of: Any):
 def test_bytes_of_a_step_by_hand(model: SpeechLM):
     layer = (4 + 2) * 96 * 96 + 3 * 96 * 256 + 3 * 96  # attention; its q and o to the memory; feed-forward; norms
     weights = 2 * layer + 96 * 2 * 33 + 96 + 1  # heads, advance and its bias
-    assert bytes_read(model, 1, 0) == 4 * weights
-    assert bytes_read(model, 3, 5) == 4 * (weights + 2 * 3 * 5 * 96 * 2)
-    assert bytes_read(model.bfloat16(), 1, 0) == 2 * weights
+    assert bytes_read(model, 1, 0, 4) == 4 * weights
+    assert bytes_read(model, 3, 5, 4) == 4 * (weights + 2 * 3 * 5 * 96 * 2)
+    assert bytes_read(model.bfloat16(), 1, 0, 2) == 2 * weights
 
 
 def test_decoding_is_measured_beside_the_peer_and_the_limit():

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from ira.bench import decode
+from ira.bench.decode import possible
 from ira.bench.machine import describe, read_rate
 from ira.bench.sizes import EARNEST, QUICK
 from ira.bench.suites import SUITES, Case, cases, plain, run, shown, using_threads
@@ -18,6 +22,22 @@ def test_each_suite_is_a_part_of_all(tiny_model_folder):
     assert "own_fp32_batch1@1000/" not in names  # it reads 400 steps
     each = sum(len(cases(suite, pipeline, QUICK)) for suite in SUITES)
     assert each == len(cases("all", pipeline, QUICK))
+
+
+@pytest.mark.parametrize(
+    ("precision", "width", "device", "compiled", "can"),
+    [
+        ("bf16", 24, "cuda", True, True),
+        ("int8", 64, "cuda", False, False),
+        ("int4", 64, "cpu", True, True),
+        ("int4", 48, "cpu", False, False),
+        ("fp16", 48, "cpu", False, True),
+        ("fp16", 64, "cpu", True, False),
+    ],
+)
+def test_what_cannot_be_rounded_is_not_measured_rounded(monkeypatch, precision, width, device, compiled, can):
+    monkeypatch.setattr(decode, "bits_here", lambda: [16, 8, 4])
+    assert possible(precision, width, torch.device(device), replace(QUICK, compiled=compiled)) == can
 
 
 def test_figures_stand_under_their_suite_and_case():

@@ -12,17 +12,17 @@ from ira.cli.app import app
 from ira.errors import InputError
 from ira.inference.parts import Parts
 from ira.inference.pipeline import Pipeline
-from ira.models.rounded import KINDS, Int8Linear
+from ira.models.rounded import KINDS, Int8Linear, bits_here
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", bits_here())
 def test_the_model_that_ships_speaks_with_rounded_weights(tmp_path, bits):
     out = tmp_path / "short.wav"
     done = CliRunner().invoke(app, ["speak", "Hello.", "--bits", str(bits), "--device", "cpu", "--out", str(out)])
     assert done.exit_code == 0 and out.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", bits_here())
 def test_the_model_that_ships_answers_with_rounded_weights(bits):
     question = "What is the capital of France?"
     done = CliRunner().invoke(app, ["listen", "--prompt", question, "--bits", str(bits), "--device", "cpu"])
@@ -32,19 +32,25 @@ def test_the_model_that_ships_answers_with_rounded_weights(bits):
 @pytest.mark.parametrize("verb", [["speak", "Hello."], ["listen", "--prompt", "Hello."]])
 def test_other_bits_are_refused_in_a_line(verb):
     done = CliRunner().invoke(app, [*verb, "--bits", "5", "--device", "cpu"])
-    assert done.exit_code == 2 and "weights of 5 bits; 8 and 4 are possible" in done.output
+    assert done.exit_code == 2 and "weights of 5 bits; this CPU computes with" in done.output
 
 
-@pytest.mark.parametrize("bits", [8, 4, None])
+@pytest.mark.parametrize("bits", [*bits_here(), None])
 def test_only_where_they_were_asked_for(bits):
     parts = Pipeline.from_folder(device="cpu", bits=bits).parts
-    for model, kinds in ((parts.speech_lm, KINDS), (parts.audio_llm.language, {8: Int8Linear, 4: Int8Linear})):
+    for model, kinds in ((parts.speech_lm, KINDS), (parts.audio_llm.language, {**KINDS, 4: Int8Linear})):
         assert {type(child) for child in model.modules()} & set(KINDS.values()) == ({kinds[bits]} if bits else set())
 
 
 def test_a_program_is_told_of_other_bits_before_anything_is_loaded():
-    with pytest.raises(InputError, match="weights of 5 bits; 8 and 4 are possible"):
+    with pytest.raises(InputError, match="weights of 5 bits; this CPU computes with .*8, 4"):
         Pipeline.from_folder(device="cpu", bits=5)
+
+
+@pytest.mark.skipif(16 not in bits_here(), reason="needs a torch with FBGEMM")
+def test_sixteen_bits_are_not_compiled():
+    with pytest.raises(InputError, match="compiling weights of 16 bits is not possible"):
+        Pipeline.from_folder(device="cpu", bits=16, compiled=True)
 
 
 def test_on_another_device_they_are_refused(tiny_model_folder: Path):

@@ -1,4 +1,4 @@
-"""Weights of 8 and 4 bits: close to what they were rounded from, a row never depends on its neighbours."""
+"""Weights of 16, 8 and 4 bits: close to what they were rounded from, a row never depends on its neighbours."""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ from torch import nn
 
 from ira.config import LLMConfig, SpeechConfig
 from ira.errors import InputError
+from ira.models import rounded
 from ira.models.decode import generate
 from ira.models.llm import load_llm, lora_off
-from ira.models.rounded import KINDS, Int4Linear, Int8Linear, best_scale, with_rounded_llm, with_rounded_weights
+from ira.models.rounded import (
+    KINDS,
+    Fp16Linear,
+    Int4Linear,
+    Int8Linear,
+    best_scale,
+    bits_here,
+    with_rounded_llm,
+    with_rounded_weights,
+)
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import SpeechLM
 
-BITS = pytest.mark.parametrize("bits", [8, 4])
+BITS = pytest.mark.parametrize("bits", bits_here())
+FBGEMM = pytest.mark.skipif(16 not in bits_here(), reason="needs a torch with FBGEMM")
 
 
 def speech_lm(width: int = 32) -> SpeechLM:
@@ -59,6 +70,21 @@ def test_an_int4_product_is_that_of_weights_rounded_within_their_group(outputs):
     assert ((small(x) - x @ rounded.T).norm() / (x @ rounded.T).norm()) < 0.01
 
 
+@FBGEMM
+@pytest.mark.parametrize("outputs", [1, 12, 33, 64])
+def test_an_fp16_product_is_that_of_weights_in_fp16_and_inputs_in_fp32(outputs):
+    torch.manual_seed(0)
+    weight, x = torch.randn(outputs, 50), torch.randn(2, 5, 50)
+    wanted = x.double() @ weight.half().double().T
+    torch.testing.assert_close(Fp16Linear(weight)(x), wanted.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_where_fbgemm_is_not_16_bits_are_refused(monkeypatch):
+    monkeypatch.setattr(rounded, "bits_here", lambda: [8, 4])
+    with pytest.raises(InputError, match="weights of 16 bits; this CPU computes with 8, 4"):
+        with_rounded_weights(speech_lm(), 16)
+
+
 def test_the_scale_of_a_group_does_less_harm_than_the_one_that_fits_its_largest_weight():
     torch.manual_seed(0)
     groups = torch.randn(200, 32)
@@ -79,7 +105,7 @@ def test_an_output_whose_weights_are_all_zero_stays_zero(bits):
     assert torch.equal(KINDS[bits](weight)(torch.ones(1, 32))[:, 1], torch.zeros(1))
 
 
-@BITS
+@pytest.mark.parametrize("bits", [8, 4])
 def test_a_width_that_the_kernel_would_read_past_is_refused(bits):
     with pytest.raises(ValueError, match="24 inputs; rounded weights are for multiples of 32"):
         KINDS[bits](torch.ones(4, 24))
@@ -88,7 +114,7 @@ def test_a_width_that_the_kernel_would_read_past_is_refused(bits):
 
 
 def test_other_bits_are_refused():
-    with pytest.raises(InputError, match="weights of 3 bits; 8 and 4 are possible"):
+    with pytest.raises(InputError, match="weights of 3 bits; this CPU computes with .*8, 4"):
         with_rounded_weights(speech_lm(), 3)
 
 
@@ -117,12 +143,15 @@ def test_what_is_said_next_is_nearly_as_likely_as_before():
     codes, frames = torch.randint(11, (1, 3, 20), generator=torch.Generator().manual_seed(1)), torch.tensor([20])
     voice = nn.functional.normalize(torch.ones(1, 6), dim=-1)
     logits = []
-    for each in (model, *(with_rounded_weights(copy.deepcopy(model), bits) for bits in (8, 4))):
+    for each in (
+        model,
+        *(with_rounded_weights(copy.deepcopy(model), bits) for bits in (8, 4, *({16} & set(bits_here())))),
+    ):
         memory = each.condition(text, lengths, voice, torch.tensor([0]))
         walk = torch.arange(20).view(1, 20) * 6 // 20
         logits.append(each(codes, frames, memory, walk).logits)
-    of_8, of_4 = ((logits[0] - other).norm() / logits[0].norm() for other in logits[1:])
-    assert 0 < of_8 < 0.02 and of_8 < of_4 < 0.2
+    of_8, of_4, *of_16 = ((logits[0] - other).norm() / logits[0].norm() for other in logits[1:])
+    assert 0 < of_8 < 0.02 and of_8 < of_4 < 0.2 and all(0 < off < 1e-3 for off in of_16)
 
 
 @BITS
@@ -147,7 +176,7 @@ def test_a_rounded_llm_reads_as_the_one_with_lora_that_it_came_from(tiny_llm_fol
         wanted = llm.model(input_ids=ids).logits
         with lora_off(llm):
             base = llm.model(input_ids=ids).logits
-        small = with_rounded_llm(llm)
+        small = with_rounded_llm(llm, 8)
         found = small.model(input_ids=ids).logits
     linears = {type(child) for child in small.model.modules() if child.__class__.__name__.endswith("Linear")}
     assert linears == {Int8Linear}
@@ -163,5 +192,5 @@ def test_an_llm_with_biases_keeps_them(tiny_llm_folder):
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         wanted = llm.model(input_ids=ids).logits
-        found = with_rounded_llm(llm).model(input_ids=ids).logits
+        found = with_rounded_llm(llm, 8).model(input_ids=ids).logits
     assert (found - wanted).norm() / wanted.norm() < 0.06
