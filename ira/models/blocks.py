@@ -69,11 +69,15 @@ class KeyValueCache:
 
     Order does not matter to attention: where a step stood was turned into its key. On a CPU they are fp32: there
     torch's attention of one query in bf16 takes several times as long.
+
+    place: [1], where the next step goes, in place of `length`: then steps do not differ in shape or in any number but
+    those of tensors, and what is not filled has to be masked.
     """
 
     keys: Tensor
     values: Tensor
     length: int = 0
+    place: Tensor | None = None
 
     @classmethod
     def empty(cls, batch: int, heads: int, places: int, head_dim: int, like: Tensor) -> KeyValueCache:
@@ -82,6 +86,10 @@ class KeyValueCache:
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, H, S, C], several steps only side by side, and return all that is stored."""
+        if self.place is not None:
+            self.keys.index_copy_(2, self.place, keys.to(self.keys.dtype))
+            self.values.index_copy_(2, self.place, values.to(self.values.dtype))
+            return self.keys, self.values
         places, steps = self.keys.shape[2], keys.shape[2]
         first = self.length % places
         if first + steps > places:

@@ -13,18 +13,25 @@ import torch
 from torch import nn
 
 from ira.errors import InputError
+from ira.models.recorded import cuda_graph, with_recorded_step
 from ira.models.speech_lm import SpeechLM
 
 COMPILERS = ("g++", "clang++", "c++")
 
 
 def with_compiled_step(model: SpeechLM) -> SpeechLM:
-    """`model` itself. What is drawn may differ where two codes are nearly as likely: sums are rounded in another order.
+    """`model` itself, on an NVIDIA GPU with a CUDA graph for each decoding.
+
+    What is drawn may differ where two codes are nearly as likely: sums are rounded in another order.
 
     Raises:
         InputError: there is no C++ compiler, which a CPU needs.
     """
-    check_compiler(model.null_text.device)
+    device = model.null_text.device
+    check_compiler(device)
+    if device.type == "cuda":
+        cast(Any, model).step_at = torch.compile(model.step_at)
+        return with_recorded_step(model, cuda_graph)
     # Steps differ in how much they look back on: one translation for all of them.
     cast(Any, model).step = torch.compile(model.step, dynamic=True)
     return model

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ira.audio.delay import special_ids, undelay
+from ira.models.blocks import length_mask
 from ira.models.pointer import Pointer, Walker
 from ira.models.sampling import Sampling, draw, entropy
 from ira.models.speech_lm import Memory, SpeechLM
@@ -61,7 +62,8 @@ class Decoding:
         self.steps = torch.full((rows, model.codebooks, self.limit + model.codebooks), bos, device=device)
         self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
         self.walker = Walker(memory.lengths, model.config.longest_stay, pace.to(device))
-        self.path, self.entropy = torch.zeros(rows, self.limit, dtype=torch.long), torch.zeros(rows, self.limit)
+        self.path = torch.zeros(rows, self.limit, dtype=torch.long, device=device)
+        self.entropy = torch.zeros(rows, self.limit, device=device)
 
     @property
     def complete(self) -> int:
@@ -120,8 +122,8 @@ class Decoding:
             if on_frame is not None and self.complete:
                 on_frame(self.complete)
         size = int(self.frames.max())
-        inside = torch.arange(size) < self.frames.cpu()[:, None]
-        path, nats = (torch.where(inside, values[:, :size], 0) for values in (self.path, self.entropy))
+        inside = length_mask(self.frames, size).cpu()
+        path, nats = (torch.where(inside, values[:, :size].cpu(), 0) for values in (self.path, self.entropy))
         return Generated(self.drawn(0, size), self.frames, self.finished, path, nats)
 
 

@@ -49,6 +49,6 @@ def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
 def entropy(logits: Tensor, temperature: float) -> Tensor:
     """Nats of the distribution behind logits [B, V + 1] at a temperature; 0 where the likeliest is always taken."""
     if temperature == 0:
-        return torch.zeros(len(logits))
+        return logits.new_zeros(len(logits))
     chances = (logits / temperature).softmax(-1)
-    return -(chances * chances.clamp(min=1e-20).log()).sum(-1).cpu()
+    return -(chances * chances.clamp(min=1e-20).log()).sum(-1)

@@ -12,6 +12,7 @@ Du et al. 2024, and the attention priors of T5-TTS, Neekhara et al. 2024).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -57,13 +58,14 @@ class SpeechOutput:
 class DecodeState:
     """What one step of decoding needs: self-attention caches and projected memory, a pair for each layer.
 
-    told: [B, L, D], what enters with the pointer at each text token.
+    told: [B, L, D], what enters with the pointer at each text token. recorded: what replays a step, see `recorded.py`.
     """
 
     caches: list[KeyValueCache]
     projected: list[tuple[Tensor, Tensor]]
     memory: Memory
     told: Tensor
+    recorded: Callable[[Tensor, Pointer], tuple[Tensor, Tensor]] | None = None
 
 
 class DecoderLayer(Block):
@@ -302,7 +304,7 @@ class SpeechLM(nn.Module):
 
     def _enter(self, steps: Tensor, pointer: Pointer, memory: Memory, told: Tensor) -> Tensor:
         """steps [B, K, S] and a pointer [B, S] -> [B, S, D]: codes, token, time at it and voice, added up."""
-        self._check_room(steps.shape[-1])
+        self.check_room(steps.shape[-1])
         x = torch.stack([embed(steps[:, k]) for k, embed in enumerate(self.embed)]).sum(0)
         token = told.gather(1, pointer.place[..., None].expand(-1, -1, told.shape[-1]))
         return x + self.stay_embed(pointer.stay) + token.to(x.dtype) + memory.vectors[:, :1].to(x.dtype)
@@ -314,7 +316,7 @@ class SpeechLM(nn.Module):
         if codes.shape[1] != self.codebooks:
             raise InputError(f"codes of {codes.shape[1]} codebooks; the SpeechLM reads {self.codebooks}")
 
-    def _check_room(self, steps: int) -> None:
+    def check_room(self, steps: int) -> None:
         if steps > self.config.max_steps:
             raise InputError(
                 f"{steps} steps of audio; the model reads {self.config.max_steps}; cut the audio or the text"
@@ -324,7 +326,7 @@ class SpeechLM(nn.Module):
 
     def start(self, memory: Memory, max_steps: int) -> DecodeState:
         """Empty caches for `max_steps` steps, or the window, and the memory's keys and values, projected once."""
-        self._check_room(max_steps)
+        self.check_room(max_steps)
         rows, heads = len(memory.vectors), self.config.heads
         places = min(max_steps, self.config.window or max_steps)
         caches, projected = [], []
@@ -337,14 +339,20 @@ class SpeechLM(nn.Module):
     def step(self, tokens: Tensor, state: DecodeState, pointer: Pointer) -> tuple[Tensor, Tensor]:
         """One step: tokens [B, K] at the next position, pointer [B, 1] -> logits [B, K, V + 1] and advance [B]."""
         at = state.caches[0].length
-        self._check_room(at + 1)
+        self.check_room(at + 1)
+        return self.step_at(tokens, state, pointer, torch.tensor([at], device=tokens.device))
+
+    def step_at(
+        self, tokens: Tensor, state: DecodeState, pointer: Pointer, at: Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`step` at position `at` [1]; seen: [1, places], True where the caches are filled, None where all of it is."""
         x = self._enter(tokens[:, :, None], pointer, state.memory, state.told)
         bias = self._bias(state.memory, pointer.place)
-        cos, sin = self._angles(torch.tensor([at], device=x.device))
+        cos, sin = self._angles(at)
         angles = cos.to(x.dtype), sin.to(x.dtype)
         layers = cast(list[DecoderLayer], self.layers)
         for layer, cache, (keys, values) in zip(layers, state.caches, state.projected, strict=True):
-            x = layer.attend(x, angles, cache=cache)
+            x = layer.attend(x, angles, mask=seen, cache=cache)
             x = x + layer.cross_attention.cross(layer.cross_norm(x), keys, values, bias)
             x = layer.feed_forward(x)
         x = self.norm(x[:, 0])

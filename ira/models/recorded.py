@@ -1,0 +1,82 @@
+"""A SpeechLM in, the same model whose steps of decoding are recorded once and replayed, out.
+
+On an NVIDIA GPU a step of one row is hundreds of small kernels, and starting each from Python takes longer than running
+it; a CUDA graph starts all of them at once. A recorded step is the same kernels on the same memory each time, so what
+changes is copied into fixed tensors before: the tokens, the pointer and the position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ira.models.pointer import Pointer
+from ira.models.speech_lm import DecodeState, SpeechLM
+
+Made = tuple[Tensor, Tensor]  # what `SpeechLM.step` returns
+Record = Callable[[Callable[[], Made]], Callable[[], Made]]  # a run in, its replay out, which returns the same tensors
+
+RUNS_BEFORE = 3  # what a kernel sets up when it first runs cannot be recorded
+
+
+class RecordedStep:
+    """Steps of one decoding. `made` stays the same memory: use what a call returns before the next."""
+
+    def __init__(self, model: SpeechLM, state: DecodeState, tokens: Tensor, record: Record) -> None:
+        self.model, self.state = model, state
+        self.tokens, self.at = tokens.clone(), torch.zeros(1, dtype=torch.long, device=tokens.device)
+        self.pointer = Pointer(*(torch.zeros_like(tokens[:, :1]) for _ in range(2)))
+        self.places = torch.arange(state.caches[0].keys.shape[2], device=tokens.device)
+        # Whatever is tried here goes where the first step to come will write.
+        self.at.fill_(state.caches[0].length)
+        self.replay = record(self._run)
+
+    def _run(self) -> Made:
+        place = self.at % len(self.places)
+        for cache in self.state.caches:
+            cache.place = place
+        return self.model.step_at(self.tokens, self.state, self.pointer, self.at, (self.places <= self.at)[None])
+
+    def __call__(self, tokens: Tensor, pointer: Pointer) -> Made:
+        self.tokens.copy_(tokens)
+        self.pointer.place.copy_(pointer.place)
+        self.pointer.stay.copy_(pointer.stay)
+        self.at.fill_(self.state.caches[0].length)
+        for cache in self.state.caches:
+            cache.length += 1
+        return self.replay()
+
+
+def with_recorded_step(model: SpeechLM, record: Record) -> SpeechLM:
+    """`model` itself: the first step of a decoding is recorded, all of them are replayed."""
+
+    def step(tokens: Tensor, state: DecodeState, pointer: Pointer) -> Made:
+        model.check_room(state.caches[0].length + 1)
+        if state.recorded is None:
+            state.recorded = RecordedStep(model, state, tokens, record)
+        return state.recorded(tokens, pointer)
+
+    cast(Any, model).step = step
+    return model
+
+
+def cuda_graph(run: Callable[[], Made]) -> Callable[[], Made]:
+    """Record what `run` starts on the GPU (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(RUNS_BEFORE):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = run()
+
+    def replay() -> Made:
+        graph.replay()
+        return made
+
+    return replay
