@@ -1,10 +1,13 @@
-"""This machine in; what it is, and how fast it reads memory, out."""
+"""This machine in; what it is, how fast it reads memory, and what several processes gain on it, out."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
+import time
 from importlib import metadata
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,35 @@ def read_rate(device: torch.device, size: int = READ_BYTES) -> float:
     """Bytes a second at which numbers are read that fill no cache: the best of some sums over `size` bytes."""
     numbers = torch.ones(max(size // 4, 1), device=device)
     return size / min(seconds_of(Work(numbers.sum), device) for _ in range(TRIES))
+
+
+def speedup_of(processes: int, seconds: float = 3.0) -> float:
+    """How many times as many matrix products are made by so many processes of one thread at once as by one alone.
+
+    Cores that share their arithmetic, their memory or a host with others give less than as many times. No start counts.
+    """
+    return _products(processes, seconds) / _products(1, seconds)
+
+
+def _products(processes: int, seconds: float) -> float:
+    context = multiprocessing.get_context("spawn")
+    gate, made = context.Barrier(processes), context.Array("d", processes)
+    started = [context.Process(target=_multiply, args=(gate, made, place, seconds)) for place in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    return sum(made[:])
+
+
+def _multiply(gate: Barrier, made: Any, place: int, seconds: float) -> None:
+    torch.set_num_threads(1)
+    factor = torch.randn(512, 512)
+    gate.wait()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        torch.mm(factor, factor)
+        made[place] += 1
 
 
 def _processor() -> str:

@@ -17,6 +17,7 @@ import torch
 
 from ira.audio.codec import Codec
 from ira.audio.waveform import load_audio
+from ira.bench.machine import speedup_of
 from ira.bench.peers import encodec
 from ira.bench.sizes import Sizes
 from ira.bench.timing import Figures, Work, in_turns
@@ -27,7 +28,10 @@ RATE = 48_000
 
 
 def measure_prepare(codec: Codec, sizes: Sizes) -> Figures:
-    """Times real time of the loop and of `ira prepare` with so many workers; processes that start count."""
+    """Times real time of the loop and of `ira prepare` with so many workers; processes that start count.
+
+    Beside what workers gain: what processes that only multiply gain on this machine.
+    """
     with TemporaryDirectory() as name:
         home = Path(name)
         manifest = write_recordings(home, sizes.clips, sizes.clip_seconds)
@@ -42,6 +46,7 @@ def measure_prepare(codec: Codec, sizes: Sizes) -> Figures:
     rates = {name: seconds[name] / one.seconds.median for name, one in timed.items()}
     one = f"workers{sizes.workers[0]}"
     more = {f"{name}_by_{one}": rates[name] / rates[one] for name in rates if name not in (one, "encodec_loop")}
+    more |= {f"processes{count}_by_1": speedup_of(count) for count in sizes.workers if count > 1}
     return found | {"speedup": rates[one] / rates["encodec_loop"], **more}
 
 

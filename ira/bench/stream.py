@@ -84,7 +84,7 @@ def measure_replying(pipeline: Pipeline, sizes: Sizes) -> Figures:
     """
     question, rate = pipeline.speak(sizes.question).waveform, pipeline.parts.codec.sample_rate
     took: dict[str, list[float | None]] = {}
-    pipelines, cascade = {"": pipeline, **_rounded(pipeline)}, _cascade(pipeline)
+    pipelines, cascade = {"": pipeline, **rounded(pipeline)}, _cascade(pipeline)
     for turn in range(sizes.repeats + 1):
         found = {f"{kind}{name}": s for kind, one in pipelines.items() for name, s in _replied(one, question).items()}
         found["cascade_first_token_seconds"] = cascade(question) if cascade else None
@@ -97,8 +97,8 @@ def measure_replying(pipeline: Pipeline, sizes: Sizes) -> Figures:
     return figures | {"unspoken": took["first_sound_of_reply_seconds"].count(None)}
 
 
-def _rounded(pipeline: Pipeline) -> dict[str, Pipeline]:
-    """The same model with weights of 16 bits, where the device has them."""
+def rounded(pipeline: Pipeline) -> dict[str, Pipeline]:
+    """`fp16_`: the same model with weights of 16 bits, where the device has them."""
     able = pipeline.parts.device.type == "cpu" and 16 in bits_here()
     return {"fp16_": Pipeline(replace(pipeline.parts, bits=16), pipeline.sampling)} if able else {}
 

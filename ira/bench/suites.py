@@ -18,7 +18,7 @@ from ira.bench.codec import measure_codec
 from ira.bench.decode import measure_decode, possible
 from ira.bench.prepare import measure_prepare
 from ira.bench.sizes import Sizes, seed_model
-from ira.bench.stream import measure_replying, measure_speaking
+from ira.bench.stream import measure_replying, measure_speaking, rounded
 from ira.bench.timing import MEGA, Figures, Spread, forget_peak, peak
 from ira.bench.train import measure_train
 from ira.checkpoint import write_aside
@@ -46,10 +46,7 @@ def cases(suite: str, pipeline: Pipeline, sizes: Sizes) -> list[Case]:
         "prepare": [Case("prepare", "", lambda: measure_prepare(pipeline.parts.codec, sizes))],
         "decode": _decode(pipeline, sizes),
         "train": _train(pipeline, sizes),
-        "stream": [
-            Case("stream", "", lambda: measure_speaking(pipeline, sizes)),
-            Case("stream", "", lambda: measure_replying(pipeline, sizes)),
-        ],
+        "stream": _stream(pipeline, sizes),
     }
     return [case for name in SUITES if suite in (name, "all") for case in listed[name]]
 
@@ -79,6 +76,12 @@ def _decode(pipeline: Pipeline, sizes: Sizes) -> list[Case]:
 
 def _decode_one(make: Callable[[], SpeechLM], precision: str, rows: int, frame: int, sizes: Sizes) -> Figures:
     return measure_decode(make(), precision, rows, frame, sizes)
+
+
+def _stream(pipeline: Pipeline, sizes: Sizes) -> list[Case]:
+    speaking = {"": pipeline, **rounded(pipeline)}
+    found = [Case("stream", name, partial(measure_speaking, one, sizes)) for name, one in speaking.items()]
+    return [*found, Case("stream", "", lambda: measure_replying(pipeline, sizes))]
 
 
 def _train(pipeline: Pipeline, sizes: Sizes) -> list[Case]:

@@ -77,8 +77,8 @@ def test_the_cascade_is_asked_what_was_recognised_and_that_without_lora(pipeline
 def test_the_reply_is_also_timed_with_rounded_weights(pipeline):
     figures = measure_replying(pipeline, QUICK)
     assert isinstance(figures["fp16_first_token_seconds"], Spread)
-    (rounded,) = stream._rounded(pipeline).values()
-    assert any(isinstance(child, Fp16Linear) for child in rounded.parts.audio_llm.language.modules())
+    (small,) = stream.rounded(pipeline).values()
+    assert any(isinstance(child, Fp16Linear) for child in small.parts.audio_llm.language.modules())
 
 
 def test_the_reply_is_timed_to_its_first_sound_while_the_answer_is_still_found(pipeline, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 
 from ira.bench import decode
 from ira.bench.decode import possible
-from ira.bench.machine import describe, read_rate
+from ira.bench.machine import describe, read_rate, speedup_of
 from ira.bench.sizes import EARNEST, QUICK
 from ira.bench.suites import SUITES, Case, cases, plain, run, shown, using_threads
 from ira.bench.timing import Spread
@@ -70,6 +70,10 @@ def test_a_spread_becomes_three_numbers_and_one_cell():
 def test_the_machine_is_named_and_its_memory_is_faster_than_a_disk():
     assert describe(torch.device("cpu"), 2)["threads"] == 2 and describe(torch.device("cpu"), None)["name"]
     assert read_rate(torch.device("cpu"), 4_000_000) > 1e8
+
+
+def test_what_two_processes_make_is_added_up():
+    assert 0.4 < speedup_of(2, seconds=0.3) < 10
 
 
 @pytest.mark.parametrize("sizes", [EARNEST, QUICK])

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from ira.config import SpeechConfig
 from ira.errors import InputError
@@ -25,24 +26,30 @@ def speech_lm(window: int | None = 8) -> SpeechLM:
     return SpeechLM(config, codebooks=2, codebook_size=11, text_vocab=20, voice_dim=6, languages=["en"]).eval()
 
 
+def translated() -> int:
+    """Graphs that torch.compile has made so far."""
+    return counters["stats"]["unique_graphs"]
+
+
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
 def test_a_compiled_step_draws_the_same_codes_past_its_window():
     model = with_rounded_weights(speech_lm(), 4)
     voice = nn.functional.normalize(torch.ones(1, 6), dim=-1)
     memory = model.condition(torch.arange(1, 8).view(1, 7), torch.tensor([7]), voice, torch.tensor([0]))
-    calls = []
+    calls, before = [], translated()
     fast = with_compiled_step(copy.deepcopy(model))
     step = fast.step
     object.__setattr__(fast, "step", lambda *given: (calls.append(1), step(*given))[1])
     made = [generate(each, memory, None, torch.tensor([24]), [3], Sampling()) for each in (model, fast)]
     assert int(made[0].frames[0]) > 8 and len(calls) > 8
     assert torch.equal(made[0].codes, made[1].codes)
+    assert translated() > before
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
 def test_compiled_layers_learn_the_same_from_batches_of_several_sizes():
     plain = speech_lm(window=None)
-    fast = copy.deepcopy(plain)
+    fast, before = copy.deepcopy(plain), translated()
     compile_layers(fast.layers, torch.device("cpu"))
     assert fast.state_dict().keys() == plain.state_dict().keys()
     for size in (9, 5):
@@ -51,6 +58,7 @@ def test_compiled_layers_learn_the_same_from_batches_of_several_sizes():
             memory = model.condition(None, None, None, batch=2)
             out = model(codes, torch.tensor([size, size]), memory)
             (out.logits.square().mean() + out.advance.square().mean()).backward()
+    assert translated() > before
     for (name, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
         if one.grad is not None:
             torch.testing.assert_close(other.grad, one.grad, atol=1e-5, rtol=1e-4, msg=name)
