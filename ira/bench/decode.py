@@ -25,11 +25,17 @@ from ira.models.speech_lm import Memory, SpeechLM
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BITS = {"fp16": 16, "int8": 8, "int4": 4}  # of weights; all else is fp32, as `--bits` has it
-BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5 + 4 / GROUP}  # a weight, with its scale
+BYTES = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "int8": 1.0,
+    "int4": 0.5 + 4 / GROUP,
+}  # of a weight; int4 with the scale of each group
 UNGUIDED, GUIDED = Sampling(guidance=1.0), Sampling()
 
 
-def possible(precision: str, width: int, device: torch.device, sizes: Sizes) -> bool:
+def can_be_measured(precision: str, width: int, device: torch.device, sizes: Sizes) -> bool:
     """Whether a model of this width can have such weights there."""
     if (bits := BITS.get(precision)) is None:
         return True
@@ -69,7 +75,8 @@ class OurLoop:
 
 
 def measure_decode(model: SpeechLM, precision: str, rows: int, frame: int, sizes: Sizes) -> Figures:
-    """One precision, batch and place: milliseconds a step, ours (also guided) beside the peer's, at best in bf16.
+    """One precision, batch and place: milliseconds a step, ours (also guided) beside the peer's, which is in
+    bf16 where it has no such precision.
 
     `model` is turned into that precision itself.
     """

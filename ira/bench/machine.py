@@ -16,6 +16,7 @@ import torch
 from ira.bench.timing import Work, seconds_of
 
 READ_BYTES, TRIES = 512_000_000, 5
+GATHERING = 120.0  # seconds for processes to start; one that died must not be waited for
 
 
 def describe(device: torch.device, threads: int | None) -> dict[str, Any]:
@@ -49,10 +50,11 @@ def speedup_of(processes: int, seconds: float = 3.0) -> float:
 
     Cores that share their arithmetic, their memory or a host with others give less than as many times. No start counts.
     """
-    return _products(processes, seconds) / _products(1, seconds)
+    return sum(products(processes, seconds)) / sum(products(1, seconds))
 
 
-def _products(processes: int, seconds: float) -> float:
+def products(processes: int, seconds: float) -> list[float]:
+    """How many each of them makes, beginning together."""
     context = multiprocessing.get_context("spawn")
     gate, made = context.Barrier(processes), context.Array("d", processes)
     started = [context.Process(target=_multiply, args=(gate, made, place, seconds)) for place in range(processes)]
@@ -60,13 +62,13 @@ def _products(processes: int, seconds: float) -> float:
         process.start()
     for process in started:
         process.join()
-    return sum(made[:])
+    return made[:]
 
 
 def _multiply(gate: Barrier, made: Any, place: int, seconds: float) -> None:
     torch.set_num_threads(1)
     factor = torch.randn(512, 512)
-    gate.wait()
+    gate.wait(timeout=GATHERING)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         torch.mm(factor, factor)

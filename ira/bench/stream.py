@@ -75,16 +75,18 @@ def _speaking(streams: list[Heard]) -> Figures:
     }
 
 
-def measure_replying(pipeline: Pipeline, sizes: Sizes) -> Figures:
+def measure_replying(pipelines: dict[str, Pipeline], sizes: Sizes) -> Figures:
     """From the end of a spoken question to the first bit of its answer, to the whole, and to its first sound.
 
-    On a CPU with FBGEMM `fp16_` is the same with weights of 16 bits. Beside them a cascade: a recogniser writes the
-    question down, and the LLM without LoRA reads it. None where its package is not installed, or where the answer holds
-    nothing that can be spoken (`unspoken` says how often).
+    pipelines: by what stands before the names of their figures; "" is the one at hand.
+
+    Beside them a cascade: a recogniser writes the question down, and the LLM without LoRA reads it. None where its
+    package is not installed, or where the answer holds nothing that can be spoken (`unspoken` says how often).
     """
+    pipeline = pipelines[""]
     question, rate = pipeline.speak(sizes.question).waveform, pipeline.parts.codec.sample_rate
     took: dict[str, list[float | None]] = {}
-    pipelines, cascade = {"": pipeline, **rounded(pipeline)}, _cascade(pipeline)
+    cascade = _cascade(pipeline)
     for turn in range(sizes.repeats + 1):
         found = {f"{kind}{name}": s for kind, one in pipelines.items() for name, s in _replied(one, question).items()}
         found["cascade_first_token_seconds"] = cascade(question) if cascade else None

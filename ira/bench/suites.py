@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ira.bench.codec import measure_codec
-from ira.bench.decode import measure_decode, possible
+from ira.bench.decode import can_be_measured, measure_decode
 from ira.bench.prepare import measure_prepare
 from ira.bench.sizes import Sizes, seed_model
 from ira.bench.stream import measure_replying, measure_speaking, rounded
@@ -66,7 +66,7 @@ def _decode(pipeline: Pipeline, sizes: Sizes) -> list[Case]:
     width, found = {"own": shape.config.width, "full": sizes.seed.width}, []
     for size, make in _models(pipeline, sizes).items():
         for precision, rows, frame in itertools.product(sizes.precisions, sizes.batches, sizes.growth):
-            if not possible(precision, width[size], pipeline.parts.device, sizes):
+            if not can_be_measured(precision, width[size], pipeline.parts.device, sizes):
                 continue
             if frame + sizes.steps < room[size] and (rows == 1 or frame == sizes.growth[0]):
                 measure = partial(_decode_one, make, precision, rows, frame, sizes)
@@ -79,9 +79,9 @@ def _decode_one(make: Callable[[], SpeechLM], precision: str, rows: int, frame: 
 
 
 def _stream(pipeline: Pipeline, sizes: Sizes) -> list[Case]:
-    speaking = {"": pipeline, **rounded(pipeline)}
-    found = [Case("stream", name, partial(measure_speaking, one, sizes)) for name, one in speaking.items()]
-    return [*found, Case("stream", "", lambda: measure_replying(pipeline, sizes))]
+    pipelines = {"": pipeline, **rounded(pipeline)}
+    found = [Case("stream", name, partial(measure_speaking, one, sizes)) for name, one in pipelines.items()]
+    return [*found, Case("stream", "", partial(measure_replying, pipelines, sizes))]
 
 
 def _train(pipeline: Pipeline, sizes: Sizes) -> list[Case]:

@@ -70,8 +70,8 @@ class KeyValueCache:
     Order does not matter to attention: where a step stood was turned into its key. On a CPU they are fp32: there
     torch's attention of one query in bf16 takes several times as long.
 
-    place: [1], where the next step goes, in place of `length`: then steps do not differ in shape or in any number but
-    those of tensors, and what is not filled has to be masked.
+    place: [1], where the next step goes, in place of `length`, which a recorded step could not change. Then steps come
+    one at a time, and all places are returned: those not yet filled must be masked.
     """
 
     keys: Tensor

@@ -22,7 +22,8 @@ COMPILERS = ("g++", "clang++", "c++")
 def with_compiled_step(model: SpeechLM) -> SpeechLM:
     """`model` itself, on an NVIDIA GPU with a CUDA graph for each decoding.
 
-    What is drawn may differ where two codes are nearly as likely: sums are rounded in another order.
+    What is drawn may differ where two codes are nearly as likely: sums are rounded in another order. A copy of it would
+    run the original: copy before.
 
     Raises:
         InputError: there is no C++ compiler, which a CPU needs.
@@ -30,8 +31,8 @@ def with_compiled_step(model: SpeechLM) -> SpeechLM:
     device = model.null_text.device
     check_compiler(device)
     if device.type == "cuda":
-        cast(Any, model).step_at = torch.compile(model.step_at)
-        return with_recorded_step(model, cuda_graph)
+        cast(Any, model).step_at = torch.compile(model.step_at, dynamic=True)
+        return with_recorded_step(model, cuda_graph(device))
     # Steps differ in how much they look back on: one translation for all of them.
     cast(Any, model).step = torch.compile(model.step, dynamic=True)
     return model

@@ -8,6 +8,7 @@ changes is copied into fixed tensors before: the tokens, the pointer and the pos
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -23,15 +24,15 @@ RUNS_BEFORE = 3  # what a kernel sets up when it first runs cannot be recorded
 
 
 class RecordedStep:
-    """Steps of one decoding. `made` stays the same memory: use what a call returns before the next."""
+    """Steps of one decoding. A call's result lies in the same memory as the last one's: use it before the next call."""
 
     def __init__(self, model: SpeechLM, state: DecodeState, tokens: Tensor, record: Record) -> None:
-        self.model, self.state = model, state
-        self.tokens, self.at = tokens.clone(), torch.zeros(1, dtype=torch.long, device=tokens.device)
+        # Another object on the same caches: with itself in reach, memory would wait for Python's collector of cycles.
+        self.model, self.state = model, replace(state)
+        # Runs before and during recording write where the first real step will overwrite them.
+        self.tokens, self.at = tokens.clone(), torch.full((1,), state.caches[0].length, device=tokens.device)
         self.pointer = Pointer(*(torch.zeros_like(tokens[:, :1]) for _ in range(2)))
         self.places = torch.arange(state.caches[0].keys.shape[2], device=tokens.device)
-        # Whatever is tried here goes where the first step to come will write.
-        self.at.fill_(state.caches[0].length)
         self.replay = record(self._run)
 
     def _run(self) -> Made:
@@ -51,7 +52,10 @@ class RecordedStep:
 
 
 def with_recorded_step(model: SpeechLM, record: Record) -> SpeechLM:
-    """`model` itself: the first step of a decoding is recorded, all of them are replayed."""
+    """`model` itself: the first step of a decoding is recorded, all of them are replayed.
+
+    A copy of it would run the original: copy before.
+    """
 
     def step(tokens: Tensor, state: DecodeState, pointer: Pointer) -> Made:
         model.check_room(state.caches[0].length + 1)
@@ -63,20 +67,23 @@ def with_recorded_step(model: SpeechLM, record: Record) -> SpeechLM:
     return model
 
 
-def cuda_graph(run: Callable[[], Made]) -> Callable[[], Made]:
-    """Record what `run` starts on the GPU (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(RUNS_BEFORE):
-            run()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        made = run()
+def cuda_graph(device: torch.device) -> Record:
+    """Records what a run starts on that GPU (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 
-    def replay() -> Made:
-        graph.replay()
-        return made
+    All of it on one stream: each stream has a workspace of its own, which is never freed.
+    """
+    aside = torch.cuda.Stream(device)
 
-    return replay
+    def record(run: Callable[[], Made]) -> Callable[[], Made]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device):
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(RUNS_BEFORE):
+                    run()
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                made = run()
+        return lambda: (graph.replay(), made)[1]
+
+    return record

@@ -32,7 +32,7 @@ class Fp16Linear(nn.Module):
     """x [..., in] -> x weight^T [..., out] on a CPU with FBGEMM; for use only, weights do not learn.
 
     packed: fp16 weights in the order in which FBGEMM reads them; it is torch's own object and no tensor, so that
-    torch.compile cannot see through it. Products are in fp32.
+    torch.compile cannot see through it and a checkpoint would lack it. Products are in fp32.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -178,13 +178,13 @@ def with_rounded_weights(model: SpeechLM, bits: int) -> SpeechLM:
 def with_rounded_llm(llm: LanguageModel, bits: int) -> LanguageModel:
     """An LLM of `llm`'s weights, LoRA added to them for good, its matrices in 16 or 8 bits; `llm` is used up.
 
-    Embeddings of tokens stay as they are, and so does a matrix with a bias or whose inputs are no multiple
+    Embeddings of tokens stay as they are, and so does a matrix with a bias or, for 8 bits, whose inputs are no multiple
     of 32.
     """
     model = llm.model.merge_and_unload() if hasattr(llm.model, "merge_and_unload") else llm.model
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child.bias is None and not child.in_features % AT_ONCE:
+            if type(child) is nn.Linear and child.bias is None and (bits == 16 or not child.in_features % AT_ONCE):
                 setattr(parent, name, KINDS[bits](child.weight))
     return replace(llm, model=model)
 

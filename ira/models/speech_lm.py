@@ -345,7 +345,7 @@ class SpeechLM(nn.Module):
     def step_at(
         self, tokens: Tensor, state: DecodeState, pointer: Pointer, at: Tensor, seen: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`step` at position `at` [1]; seen: [1, places], True where the caches are filled, None where all of it is."""
+        """`step` at position `at` [1]; seen: [1, places], True where caches are filled; None: all they return is."""
         x = self._enter(tokens[:, :, None], pointer, state.memory, state.told)
         bias = self._bias(state.memory, pointer.place)
         cos, sin = self._angles(at)

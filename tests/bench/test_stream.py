@@ -43,7 +43,7 @@ def pipeline(tiny_model_folder: Path) -> Pipeline:
 
 def test_the_first_bit_of_an_answer_is_timed_before_its_end_and_without_a_recogniser_no_cascade(pipeline, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    figures = measure_replying(pipeline, QUICK)
+    figures = measure_replying({"": pipeline}, QUICK)
     first, whole = figures["first_token_seconds"], figures["answer_seconds"]
     assert isinstance(first, Spread) and isinstance(whole, Spread) and 0 < first.median < whole.median
     assert figures["cascade_first_token_seconds"] is None
@@ -68,17 +68,17 @@ def test_the_cascade_is_asked_what_was_recognised_and_that_without_lora(pipeline
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(stream, "open_recogniser", lambda: None)
     monkeypatch.setattr(stream, "recognise", lambda recogniser, sound: "what is one")
-    figures = measure_replying(pipeline, QUICK)
+    figures = measure_replying({"": pipeline}, QUICK)
     assert isinstance(figures["cascade_first_token_seconds"], Spread)
     assert set(asked) == {("what is one", True)}
 
 
 @pytest.mark.skipif(16 not in bits_here(), reason="needs a torch with FBGEMM")
 def test_the_reply_is_also_timed_with_rounded_weights(pipeline):
-    figures = measure_replying(pipeline, QUICK)
+    small = stream.rounded(pipeline)
+    figures = measure_replying({"": pipeline, **small}, QUICK)
     assert isinstance(figures["fp16_first_token_seconds"], Spread)
-    (small,) = stream.rounded(pipeline).values()
-    assert any(isinstance(child, Fp16Linear) for child in small.parts.audio_llm.language.modules())
+    assert any(isinstance(child, Fp16Linear) for child in small["fp16_"].parts.audio_llm.language.modules())
 
 
 def test_the_reply_is_timed_to_its_first_sound_while_the_answer_is_still_found(pipeline, monkeypatch):

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ira.bench import decode
-from ira.bench.decode import possible
+from ira.bench import decode, machine
+from ira.bench.decode import can_be_measured
 from ira.bench.machine import describe, read_rate, speedup_of
 from ira.bench.sizes import EARNEST, QUICK
 from ira.bench.suites import SUITES, Case, cases, plain, run, shown, using_threads
 from ira.bench.timing import Spread
 from ira.inference.pipeline import Pipeline
+from ira.models.rounded import Int4Linear, Int8Linear
 
 
 def test_each_suite_is_a_part_of_all(tiny_model_folder):
@@ -37,7 +38,7 @@ def test_each_suite_is_a_part_of_all(tiny_model_folder):
 )
 def test_what_cannot_be_rounded_is_not_measured_rounded(monkeypatch, precision, width, device, compiled, can):
     monkeypatch.setattr(decode, "bits_here", lambda: [16, 8, 4])
-    assert possible(precision, width, torch.device(device), replace(QUICK, compiled=compiled)) == can
+    assert can_be_measured(precision, width, torch.device(device), replace(QUICK, compiled=compiled)) == can
 
 
 def test_figures_stand_under_their_suite_and_case():
@@ -72,8 +73,20 @@ def test_the_machine_is_named_and_its_memory_is_faster_than_a_disk():
     assert read_rate(torch.device("cpu"), 4_000_000) > 1e8
 
 
-def test_what_two_processes_make_is_added_up():
-    assert 0.4 < speedup_of(2, seconds=0.3) < 10
+def test_every_process_multiplies():
+    made = machine.products(2, seconds=0.2)
+    assert len(made) == 2 and min(made) > 0
+
+
+def test_a_speedup_is_all_products_by_those_of_one(monkeypatch):
+    monkeypatch.setattr(machine, "products", lambda processes, seconds: [60.0] * processes if processes > 1 else [80.0])
+    assert speedup_of(2) == 1.5
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("int8", Int8Linear), ("int4", Int4Linear)])
+def test_bytes_of_a_weight_are_those_of_what_is_kept(precision, kind):
+    kept = kind(torch.randn(512, 512))
+    assert sum(buffer.nbytes for buffer in kept.buffers()) / 512**2 == pytest.approx(decode.BYTES[precision], rel=0.01)
 
 
 @pytest.mark.parametrize("sizes", [EARNEST, QUICK])
