@@ -1,7 +1,7 @@
 """A SpeechLM and a memory in, sampled codec tokens [B, K, T] out.
 
 Every row has its own random generator, so a row's speech depends on its seed and never on its neighbours. A row ends
-when its pointer leaves the last text token.
+when its pointer leaves the last text token, and is no longer computed once half of the rows have ended.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Decoding:
         self.generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
         joined = _join(memory, null_memory) if self.guided and null_memory is not None else memory
         self.state = model.start(joined, self.limit + model.codebooks - 1)
+        self.rows = torch.arange(rows, device=device)  # those at work, of which state, walker and generators are
         _, bos, _ = special_ids(model.codebook_size)
         self.steps = torch.full((rows, model.codebooks, self.limit + model.codebooks), bos, device=device)
         self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -77,24 +78,35 @@ class Decoding:
     @torch.inference_mode()  # of several hundred small operations each costs less than under no_grad
     def advance(self) -> None:
         """One step of the model for all rows."""
-        step, (eos, _, _) = self.step, special_ids(self.model.codebook_size)
-        logits, leaving = self._logits(self.steps[:, :, step])
+        step, rows, (eos, _, _) = self.step, self.rows, special_ids(self.model.codebook_size)
+        logits, leaving = self._logits(self.steps[rows, :, step])
         logits[:, 0, eos].masked_fill_(~self.walker.at_end, -torch.inf)
-        drawn = draw(logits, self.steps[:, :, : step + 1], self.generators, self.sampling, eos)
+        past = self.steps[rows, :, max(0, step + 1 - self.sampling.repetition_window) : step + 1]
+        drawn = draw(logits, past, self.generators, self.sampling, eos)
         if step < self.limit:
-            self.path[:, step] = self.walker.pointer.place[:, 0]
-            self.entropy[:, step] = entropy(logits[:, 0], self.sampling.temperature)
+            self.path[rows, step] = self.walker.pointer.place[:, 0]
+            self.entropy[rows, step] = entropy(logits[:, 0], self.sampling.temperature)
         self._end(drawn[:, 0] == eos, self.walker.advance(leaving))
-        self.steps[:, :, step + 1] = _place(drawn, step, self.frames, self.model.codebook_size)
+        self.steps[rows, :, step + 1] = _place(drawn, step, self.frames[rows], self.model.codebook_size)
         self.step = step + 1
 
     def _end(self, says_end: Tensor, leaves: Tensor) -> None:
-        """Rows [B] that say their end have ended before this frame, those that leave their last token after it."""
-        open_rows = ~self.finished
-        says_end = says_end & open_rows & (self.step < self.frames)
-        leaves = leaves & open_rows & ~says_end & (self.step + 1 <= self.frames)
-        self.frames = torch.where(says_end, self.step, torch.where(leaves, self.step + 1, self.frames))
-        self.finished = self.finished | says_end | leaves
+        """Rows at work that say their end have ended before this frame, those that leave their last token after it."""
+        frames, finished = self.frames[self.rows], self.finished[self.rows]
+        says_end = says_end & ~finished & (self.step < frames)
+        leaves = leaves & ~finished & ~says_end & (self.step + 1 <= frames)
+        frames = torch.where(says_end, self.step, torch.where(leaves, self.step + 1, frames))
+        self.frames = self.frames.index_copy(0, self.rows, frames)
+        self.finished = self.finished.index_copy(0, self.rows, finished | says_end | leaves)
+
+    def _retire(self) -> None:
+        """Rows whose frames are complete leave once they are half of those at work, since caches are copied for it."""
+        goes_on = self.complete < self.frames[self.rows]
+        kept = goes_on.nonzero()[:, 0]
+        if 0 < len(kept) <= len(goes_on) // 2:
+            self.rows, self.generators = self.rows[kept], [self.generators[i] for i in kept.tolist()]
+            self.walker.keep(kept)
+            self.state = self.state.keep(torch.cat([kept, kept + len(goes_on)]) if self.guided else kept)
 
     def _logits(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, K, V + 1], moved away from those without text where guided, and the advance [B] of those with."""
@@ -119,6 +131,7 @@ class Decoding:
         """To the end of every row; `on_frame` is called with the number of complete frames."""
         while not self.done:
             self.advance()
+            self._retire()
             if on_frame is not None and self.complete:
                 on_frame(self.complete)
         size = int(self.frames.max())

@@ -59,6 +59,13 @@ class Walker:
         """[B] whether the row's pointer stands at the last token, or has no text to walk through."""
         return self.pointer.place[:, 0] >= self.last
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone."""
+        self.told, self.last, self.pace, self.stays = (
+            each[rows] for each in (self.told, self.last, self.pace, self.stays)
+        )
+        self.pointer = Pointer(self.pointer.place[rows], self.pointer.stay[rows])
+
     def advance(self, logits: Tensor) -> Tensor:
         """Logits [B] of leaving after this frame -> [B] bool, True where the last token was left."""
         self.stays = self.stays * torch.sigmoid(-logits) ** self.pace

@@ -67,6 +67,13 @@ class DecodeState:
     told: Tensor
     recorded: Callable[[Tensor, Pointer], tuple[Tensor, Tensor]] | None = None
 
+    def keep(self, rows: Tensor) -> DecodeState:
+        """A state of these rows alone, which is to be recorded anew."""
+        caches = [KeyValueCache(cache.keys[rows], cache.values[rows], cache.length) for cache in self.caches]
+        memory = Memory(self.memory.vectors[rows], self.memory.mask[rows], self.memory.lengths[rows])
+        projected = [(keys[rows], values[rows]) for keys, values in self.projected]
+        return DecodeState(caches, projected, memory, self.told[rows])
+
 
 class DecoderLayer(Block):
     """A block that looks at text and voice between its two halves."""

@@ -40,6 +40,12 @@ def model() -> SpeechLM:
     return make_model()
 
 
+@pytest.fixture
+def all_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at every row at every step."""
+    monkeypatch.setattr(Decoding, "_retire", lambda self: None)
+
+
 def some_text(B: int) -> tuple[Tensor, Tensor]:
     text = torch.randint(1, VOCAB, (B, 6), generator=torch.Generator().manual_seed(3))
     return text, torch.arange(B) % 4 + 3
@@ -111,6 +117,23 @@ def test_greedy_is_the_slow_loop_without_a_cache(guidance, pace, window):
     assert made.entropy.eq(0).all()  # nothing was drawn
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_rows_that_have_ended_are_no_longer_computed_and_change_nothing(model, monkeypatch, guidance):
+    bounds, seeds = torch.tensor([24, 4, 24, 5, 24, 6, 7, 8]), list(range(8))
+    bounds[[0, 2]] = 12
+    memory, null = conditions(model, 8)
+    step, computed = model.step, []
+    monkeypatch.setattr(model, "step", lambda tokens, *rest: (computed.append(len(tokens)), step(tokens, *rest))[1])
+    made = generate(model, memory, null, bounds, seeds, Sampling(guidance=guidance))
+    rows = 1 if guidance == 1.0 else 2
+    assert computed[0] == 8 * rows and computed[-1] <= 2 * rows
+    assert len(set(computed)) > 2 and sorted(computed, reverse=True) == computed
+    for row in range(8):
+        one = (rows_of(memory, [row]), rows_of(null, [row]))
+        alone = generate(model, *one, bounds[row : row + 1], [row], Sampling(guidance=guidance))
+        assert_same(made, row, alone, 0)
+
+
 # -- the pointer ---------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +157,7 @@ def test_a_pair_with_and_without_text_steps_as_both_do_alone(model):
     torch.testing.assert_close(advance, told.advance, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("all_rows_stay")
 @torch.no_grad()
 def test_what_was_spoken_reads_again_as_it_was_spoken(model):
     """Training's forward over codes and path stands where decoding stood, and gives its logits and its advances."""
@@ -216,6 +240,7 @@ def paced(model: SpeechLM, durations: list[list[int]], wants_end: bool = False) 
 DURATIONS = [[2, 1, 3], [1, 1, 1, 4], [2, 1, 1, 1, 1], [3, 3, 3, 3, 3, 3]]
 
 
+@pytest.mark.usefixtures("all_rows_stay")
 def test_a_row_ends_when_its_pointer_leaves_it_and_its_path_says_where_it_stood(model):
     model.config = model.config.model_copy(update={"longest_stay": 90})
     memory, _ = conditions(model, 4)
@@ -229,6 +254,7 @@ def test_a_row_ends_when_its_pointer_leaves_it_and_its_path_says_where_it_stood(
     assert torch.equal(torch.stack(fed, 2), delay(made.codes, made.frames, V)[:, :, : len(fed)])
 
 
+@pytest.mark.usefixtures("all_rows_stay")
 def test_the_end_is_drawn_at_the_last_token_alone(model):
     memory, _ = conditions(model, 4)
     paced(model, DURATIONS, wants_end=True)
@@ -352,6 +378,7 @@ def script(model: SpeechLM, ends: list[int]) -> list[Tensor]:
     return fed
 
 
+@pytest.mark.usefixtures("all_rows_stay")
 def test_the_end_stops_a_row_and_what_the_model_is_fed_is_the_delay_of_what_it_says(model):
     ends, bounds = [4, 0, 99, 6, 7], torch.tensor([10, 10, 8, 6, 10])
     _, memory = conditions(model, 5)
@@ -367,6 +394,7 @@ def test_the_end_stops_a_row_and_what_the_model_is_fed_is_the_delay_of_what_it_s
     assert len(fed) == 8 + K - 1  # the last code of the longest row, and not a step more
 
 
+@pytest.mark.usefixtures("all_rows_stay")
 def test_decoding_stops_as_soon_as_every_row_has_ended(model):
     _, memory = conditions(model, 2)
     fed = script(model, [3, 5])

@@ -94,7 +94,7 @@ def test_a_recorded_step_draws_the_same_codes_past_its_window(
         assert int(made[0].frames.max()) > 8
         assert torch.equal(made[0].codes, made[1].codes) and torch.equal(made[0].path, made[1].path)
         torch.testing.assert_close(made[0].entropy, made[1].entropy, atol=1e-4, rtol=1e-4)
-    assert len(RECORDED) == 2
+    assert len(RECORDED) == 2 if len(seeds) == 1 else len(RECORDED) > 2  # rows that are left alone: another shape
 
 
 @torch.no_grad()
