@@ -35,12 +35,11 @@ BYTES = {
 UNGUIDED, GUIDED = Sampling(guidance=1.0), Sampling()
 
 
-def can_be_measured(precision: str, width: int, device: torch.device, sizes: Sizes) -> bool:
+def can_be_measured(precision: str, width: int, device: torch.device) -> bool:
     """Whether a model of this width can have such weights there."""
     if (bits := BITS.get(precision)) is None:
         return True
-    fits = not sizes.compiled if bits == 16 else width % AT_ONCE == 0
-    return device.type == "cpu" and bits in bits_here() and fits
+    return device.type == "cpu" and bits in bits_here() and (bits == 16 or width % AT_ONCE == 0)
 
 
 class OurLoop:
@@ -85,7 +84,7 @@ def measure_decode(model: SpeechLM, precision: str, rows: int, frame: int, sizes
     longest = min(frame + sizes.steps + 1, model.config.max_steps - model.codebooks)
     first = longest - sizes.steps - 1
     peer = musicgen(model).to(DTYPES.get(precision, torch.bfloat16))
-    read = bytes_read(model, rows, first, BYTES[precision])
+    weights = BYTES[precision] * weights_read(model)
     model = with_rounded_weights(model, BITS[precision]) if precision in BITS else model
     model = with_compiled_step(model) if sizes.compiled else model
     with torch.no_grad():
@@ -96,6 +95,7 @@ def measure_decode(model: SpeechLM, precision: str, rows: int, frame: int, sizes
         }
         works = {name: _work(loop, first, sizes.steps) for name, loop in loops.items()}
         timed = in_turns(works, device, sizes.repeats)
+    read = weights + rows * cache_read(model, first)
     floor = read / read_rate(device, sizes.read_bytes) * MILLI
     return _figures(timed, floor, sizes.steps)
 
@@ -125,17 +125,18 @@ def text_memory(model: SpeechLM, rows: int) -> Memory:
     return model.condition(text, lengths, voice.expand(rows, -1).to(device, dtype), language)
 
 
-def bytes_read(model: SpeechLM, rows: int, frame: int, each: float) -> float:
-    """Of weights that a step needs, `each` bytes, once for all rows, and of the cache of each row at `frame`.
-
-    Looked-up rows of embeddings are left out, and so is what is made of the memory once.
-    """
+def weights_read(model: SpeechLM) -> int:
+    """Weights that a step needs; looked-up rows of embeddings are left out, and what is made of the memory once."""
     matrices = [weight for layer in model.layers for name, weight in layer.state_dict().items() if _each(name)]
     own = [weight for part in (model.heads, model.advance) for weight in part.state_dict().values()]
-    weights = each * sum(weight.numel() for weight in [*matrices, *own])
+    return sum(weight.numel() for weight in [*matrices, *own])
+
+
+def cache_read(model: SpeechLM, frame: int) -> int:
+    """Bytes of the cache of a row that a step at `frame` reads."""
+    each = (model.cached_as or cache_dtype(model.null_text)).itemsize
     seen = min(frame, model.config.window or frame)
-    cache = 2 * rows * seen * model.config.width * model.config.layers * cache_dtype(model.null_text).itemsize
-    return weights + cache
+    return 2 * seen * model.config.width * model.config.layers * each
 
 
 def _each(name: str) -> bool:

@@ -32,7 +32,7 @@ class Parts:
     compiled: translate a step of decoding into machine code when it is first made.
 
     Raises:
-        InputError: `folder` is no model folder; `bits` is none of them, not for this device, or 16 and to be compiled.
+        InputError: `folder` is no model folder; `bits` is none of them, or not for this device.
             A part says so when it is asked for.
     """
 
@@ -48,8 +48,6 @@ class Parts:
     def __post_init__(self) -> None:
         if self.bits is not None:
             check_bits(self.bits)
-        if self.bits == 16 and self.compiled:
-            raise InputError("compiling weights of 16 bits is not possible; compile those of 8 or 4 bits, or none")
         if self.bits is not None and self.device.type != "cpu":
             raise InputError(
                 f"weights of {self.bits} bits on {self.device.type}; they are for a CPU: give --device cpu or no --bits"

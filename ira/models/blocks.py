@@ -67,8 +67,7 @@ def swiglu_hidden(width: int) -> int:
 class KeyValueCache:
     """Preallocated keys and values [B, H, places, C] of one layer after `length` steps; new steps replace the oldest.
 
-    Order does not matter to attention: where a step stood was turned into its key. On a CPU they are fp32: there
-    torch's attention of one query in bf16 takes several times as long.
+    Order does not matter to attention: where a step stood was turned into its key.
 
     place: [1], where the next step goes, in place of `length`, which a recorded step could not change. Then steps come
     one at a time, and all places are returned: those not yet filled must be masked.
@@ -80,8 +79,11 @@ class KeyValueCache:
     place: Tensor | None = None
 
     @classmethod
-    def empty(cls, batch: int, heads: int, places: int, head_dim: int, like: Tensor) -> KeyValueCache:
-        shape, dtype = (batch, heads, places, head_dim), cache_dtype(like)
+    def empty(
+        cls, batch: int, heads: int, places: int, head_dim: int, like: Tensor, dtype: torch.dtype | None = None
+    ) -> KeyValueCache:
+        """On the device of `like`; dtype: else `cache_dtype`."""
+        shape, dtype = (batch, heads, places, head_dim), dtype or cache_dtype(like)
         return cls(like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype))
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +104,10 @@ class KeyValueCache:
 
 
 def cache_dtype(like: Tensor) -> torch.dtype:
-    """Precision of keys and values that are kept for a model which computes as `like`."""
+    """Precision of keys and values that are kept for a model which computes as `like`.
+
+    On a CPU fp32: there torch's attention of one query in bf16 takes several times as long.
+    """
     return torch.float32 if like.device.type == "cpu" else like.dtype
 
 
@@ -113,6 +118,8 @@ def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool 
     training step, that of matrix products a tenth, as long as the scores fit in memory. Keys of another precision than
     the queries decide in which one it is computed.
     """
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled() and q.device.type == "cpu" and q.shape[2] == 1:
+        return _weigh_one(q, k, v, mask)
     if q.dtype != k.dtype:
         return weigh(q.to(k.dtype), k, v, mask, causal=causal).to(q.dtype)
     small = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= WRITTEN_OUT
@@ -125,6 +132,18 @@ def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool 
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1).to(v.dtype) @ v
+
+
+def _weigh_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """`weigh` for one query, as sums that a compiler makes one pass over keys and one over values, at memory's rate.
+
+    In fp32, however keys and values are kept: torch's own is as slow again in fp32, and several times in bf16.
+    """
+    scores = ((q.float() * q.shape[-1] ** -0.5) * k.float()).sum(-1)[:, :, None]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    weights = scores.softmax(-1).transpose(-1, -2)
+    return (weights * v.float()).sum(-2, keepdim=True).to(q.dtype)
 
 
 class Attention(nn.Module):

@@ -33,6 +33,7 @@ def with_compiled_step(model: SpeechLM) -> SpeechLM:
     if device.type == "cuda":
         cast(Any, model).step_at = torch.compile(model.step_at, dynamic=True)
         return with_recorded_step(model, cuda_graph(device))
+    model.cached_as = torch.bfloat16  # half the bytes; translated, attention reads them at memory's rate
     # Steps differ in how much they look back on: one translation for all of them.
     cast(Any, model).step = torch.compile(model.step, dynamic=True)
     return model

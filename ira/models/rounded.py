@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from itertools import count
+from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -28,20 +30,51 @@ IN_CACHE = 1024  # outputs whose scales are sought together: ten times as fast a
 ROWS = 16  # outputs that the int4 kernel computes together
 
 
+class Fp16Matrix:
+    """weight [out, in] in fp16, in the order in which FBGEMM reads it: torch's own object and no tensor.
+
+    torch.compile can take no such object into a translation, but a number. Copies are the same: it never changes.
+    """
+
+    here: WeakValueDictionary[int, Fp16Matrix] = WeakValueDictionary()
+    numbers = count()
+
+    def __init__(self, weight: Tensor) -> None:
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.detach().float(), None)
+        self.number = next(self.numbers)
+        self.here[self.number] = self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fp16Matrix:
+        return self
+
+
+@torch.library.custom_op("ira::fp16_linear", mutates_args=())
+def fp16_linear(x: Tensor, number: int, outputs: int) -> Tensor:
+    """x [..., in] fp32 -> [..., outputs]: what a translation calls."""
+    return torch.ops.quantized.linear_dynamic_fp16.default(x, Fp16Matrix.here[number].packed)
+
+
+@fp16_linear.register_fake
+def _(x: Tensor, number: int, outputs: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], outputs)
+
+
 class Fp16Linear(nn.Module):
     """x [..., in] -> x weight^T [..., out] on a CPU with FBGEMM; for use only, weights do not learn.
 
-    packed: fp16 weights in the order in which FBGEMM reads them; it is torch's own object and no tensor, so that
-    torch.compile cannot see through it and a checkpoint would lack it. Products are in fp32.
+    Products are in fp32. A checkpoint would lack the weights.
     """
 
     def __init__(self, weight: Tensor) -> None:
         """weight: [out, in]."""
         super().__init__()
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.detach().float(), None)
+        self.matrix = Fp16Matrix(weight)
+        self.number, self.outputs = self.matrix.number, len(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic_fp16(x.float(), self.packed).to(x.dtype)
+        if torch.compiler.is_compiling():
+            return fp16_linear(x.float(), self.number, self.outputs).to(x.dtype)
+        return torch.ops.quantized.linear_dynamic_fp16.default(x.float(), self.matrix.packed).to(x.dtype)
 
 
 class Int8Linear(nn.Module):

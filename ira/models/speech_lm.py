@@ -22,7 +22,17 @@ from torch import Tensor, nn
 from ira.audio.delay import delay, special_ids, undelay
 from ira.config import SpeechConfig
 from ira.errors import InputError
-from ira.models.blocks import EPS, Attention, Block, KeyValueCache, init_weights, length_mask, rope, window_mask
+from ira.models.blocks import (
+    EPS,
+    Attention,
+    Block,
+    KeyValueCache,
+    cache_dtype,
+    init_weights,
+    length_mask,
+    rope,
+    window_mask,
+)
 from ira.models.pointer import Pointer, walked
 
 MOST_CODEBOOKS = 64
@@ -100,7 +110,10 @@ class SpeechLM(nn.Module):
     """See the module's docstring; what is no part of `config` is read from neighbours.
 
     languages: those of its training texts, as two letters; no other can be spoken.
+    cached_as: precision of keys and values of earlier steps while decoding; None: see `cache_dtype`.
     """
+
+    cached_as: torch.dtype | None = None
 
     def __init__(
         self,
@@ -336,11 +349,12 @@ class SpeechLM(nn.Module):
         self.check_room(max_steps)
         rows, heads = len(memory.vectors), self.config.heads
         places = min(max_steps, self.config.window or max_steps)
-        caches, projected = [], []
+        caches, projected, dtype = [], [], cache_dtype(memory.vectors)
         for layer in cast(list[DecoderLayer], self.layers):
-            caches.append(KeyValueCache.empty(rows, heads, places, self.config.width // heads, memory.vectors))
+            shape = rows, heads, places, self.config.width // heads
+            caches.append(KeyValueCache.empty(*shape, memory.vectors, self.cached_as))
             keys, values = layer.cross_attention.project_memory(memory.vectors)
-            projected.append((keys.to(caches[-1].keys.dtype), values.to(caches[-1].keys.dtype)))
+            projected.append((keys.to(dtype), values.to(dtype)))
         return DecodeState(caches, projected, memory, self._told(memory))
 
     def step(self, tokens: Tensor, state: DecodeState, pointer: Pointer) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ira.bench.decode import DTYPES, UNGUIDED, OurLoop, bytes_read, measure_decode, text_memory
+from ira.bench.decode import DTYPES, UNGUIDED, OurLoop, cache_read, measure_decode, text_memory, weights_read
 from ira.bench.peers import MusicgenLoop, encodec, musicgen
 from ira.bench.sizes import QUICK, TEXT, seed_model
 from ira.bench.train import count_operations, our_step, peer_step, random_rows
@@ -80,12 +80,13 @@ def test_a_training_step_runs_again(model: SpeechLM, step_of: Any):
     assert count_operations(step) == count_operations(step)
 
 
-def test_bytes_of_a_step_by_hand(model: SpeechLM):
+def test_bytes_of_a_step_by_hand(model: SpeechLM, monkeypatch):
     layer = (4 + 2) * 96 * 96 + 3 * 96 * 256 + 3 * 96  # attention; its q and o to the memory; feed-forward; norms
     weights = 2 * layer + 96 * 2 * 33 + 96 + 1  # heads, advance and its bias
-    assert bytes_read(model, 1, 0, 4) == 4 * weights
-    assert bytes_read(model, 3, 5, 4) == 4 * (weights + 2 * 3 * 5 * 96 * 2)
-    assert bytes_read(model.bfloat16(), 1, 0, 2) == 2 * weights
+    assert weights_read(model) == weights
+    assert cache_read(model, 5) == 4 * 2 * 5 * 96 * 2
+    monkeypatch.setattr(model, "cached_as", torch.bfloat16)
+    assert cache_read(model, 5) == 2 * 2 * 5 * 96 * 2
 
 
 def test_decoding_is_measured_beside_the_peer_and_the_limit():

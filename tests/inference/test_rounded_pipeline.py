@@ -47,12 +47,6 @@ def test_a_program_is_told_of_other_bits_before_anything_is_loaded():
         Pipeline.from_folder(device="cpu", bits=5)
 
 
-@pytest.mark.skipif(16 not in bits_here(), reason="needs a torch with FBGEMM")
-def test_sixteen_bits_are_not_compiled():
-    with pytest.raises(InputError, match="compiling weights of 16 bits is not possible"):
-        Pipeline.from_folder(device="cpu", bits=16, compiled=True)
-
-
 def test_on_another_device_they_are_refused(tiny_model_folder: Path):
     folder = tiny_model_folder
     with pytest.raises(InputError, match="weights of 4 bits on cuda; they are for a CPU"):

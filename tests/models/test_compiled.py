@@ -15,7 +15,7 @@ from ira.errors import InputError
 from ira.models import compiled
 from ira.models.compiled import COMPILERS, compile_layers, with_compiled_step
 from ira.models.decode import generate
-from ira.models.rounded import with_rounded_weights
+from ira.models.rounded import bits_here, with_rounded_weights
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import SpeechLM
 
@@ -32,8 +32,9 @@ def translated() -> int:
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
-def test_a_compiled_step_draws_the_same_codes_past_its_window():
-    model = with_rounded_weights(speech_lm(), 4)
+@pytest.mark.parametrize("bits", [bits for bits in bits_here() if bits != 8])
+def test_a_compiled_step_draws_the_same_codes_past_its_window(bits):
+    model = with_rounded_weights(speech_lm(), bits)
     voice = nn.functional.normalize(torch.ones(1, 6), dim=-1)
     memory = model.condition(torch.arange(1, 8).view(1, 7), torch.tensor([7]), voice, torch.tensor([0]))
     calls, before = [], translated()
