@@ -38,3 +38,16 @@ def open_pipeline(model: Path | None, device: str, bits: int | None = None, comp
     from ira.models.bundle import EMBEDDED
 
     return Pipeline.from_folder(model or EMBEDDED, device, bits=bits, compiled=compiled)
+
+
+def open_speaker(model: Path | None, device: str, bits: int | None, compiled: bool) -> Pipeline:
+    """For speech alone: unless told, in the fastest way that says the same, which the decoder is packed for in no time.
+
+    An LLM takes a second to pack, which is more than a single answer gains.
+    """
+    from ira.models.rounded import bits_here
+    from ira.runtime import pick_device
+
+    if bits is None and 16 in bits_here() and pick_device(device).type == "cpu":
+        bits = 16
+    return open_pipeline(model, device, bits, compiled)

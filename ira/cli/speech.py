@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ira.cli.options import DeviceOption, ModelOption, app, open_pipeline
+from ira.cli.options import DeviceOption, ModelOption, app, open_pipeline, open_speaker
 from ira.console import progress, report_rows, warn
 from ira.errors import InputError
 
@@ -19,7 +19,9 @@ SeedOption = Annotated[int, typer.Option("--seed", help="the same seed gives the
 BitsOption = Annotated[
     int | None,
     typer.Option(
-        "--bits", help="16, 8 or 4 bits a weight of the SpeechLM's decoder, 16 or 8 of the LLM's: faster on a CPU"
+        "--bits",
+        help="16, 8 or 4 bits a weight of the SpeechLM's decoder, 16 or 8 of the LLM's: faster on a CPU; 32: as they "
+        "are; default: 16 for speak on x86 processors, else 32",
     ),
 ]
 LanguageOption = Annotated[str, typer.Option("--language", help="two letters, one of those the model has learned")]
@@ -88,7 +90,7 @@ def speak(
       ira speak "Good morning." --voice "anna.voice:0.7+a calm man:0.3"
       ira speak "Good morning." --report morning.html
       ira speak "Good morning." --pace 0.8               slower; 2 is twice as fast
-      ira speak "Good morning." --bits 16                faster on a CPU, and sounds the same
+      ira speak "Good morning." --bits 32                weights as they are, not 16 bits as on x86 processors
       ira speak "Good morning." --stream | aplay         sound leaves while the rest is still being made
       ira speak --batch rows.jsonl --out spoken/         {"id","text","voice","seed","language","pace"} -> spoken/ID.wav
     """
@@ -104,7 +106,7 @@ def speak(
 
         with progress("speaking") as said:
             raise typer.Exit(
-                report_rows(speak_rows(open_pipeline(model, device, bits, compiled), batch, out, said, report))
+                report_rows(speak_rows(open_speaker(model, device, bits, compiled), batch, out, said, report))
             )
     path = out or Path("speech.wav")
     check_sound_name(path)
@@ -113,11 +115,11 @@ def speak(
 
         if report is not None:
             raise InputError("--stream with --report; a page shows finished speech; give one of them")
-        pipeline = open_pipeline(model, device, bits, compiled)
+        pipeline = open_speaker(model, device, bits, compiled)
         parts = pipeline.speak_stream(text or "", voice, seed, language, pace)
         write_live(parts, pipeline.parts.codec.sample_rate, out)
         return typer.echo(out) if out else None
-    pipeline = open_pipeline(model, device, bits, compiled)
+    pipeline = open_speaker(model, device, bits, compiled)
     with progress("speaking") as said:
         spoken = pipeline.speak(text or "", voice, seed, language, said, pace)
     save_speech(spoken, path)

@@ -28,7 +28,7 @@ class Parts:
 
     llm: in place of the card's LLM.
     bits: 16, 8 or 4 of each weight of the decoder; a CPU is faster with them. So have those of the LLM, but 8 with 4:
-        one of 135 M with 4 forgets what it was asked.
+        one of 135 M with 4 forgets what it was asked. 32 or None: all stay as they are.
     compiled: translate a step of decoding into machine code when it is first made.
 
     Raises:
@@ -46,6 +46,8 @@ class Parts:
     compiled: bool = False
 
     def __post_init__(self) -> None:
+        if self.bits == 32:
+            self.bits = None
         if self.bits is not None:
             check_bits(self.bits)
         if self.bits is not None and self.device.type != "cpu":

@@ -184,7 +184,7 @@ def bits_here() -> list[int]:
 def check_bits(bits: int) -> None:
     """InputError where this CPU cannot compute with weights of so many bits."""
     if bits not in bits_here():
-        raise InputError(f"weights of {bits} bits; this CPU computes with {', '.join(map(str, bits_here()))}")
+        raise InputError(f"weights of {bits} bits; this CPU computes with {', '.join(map(str, [32, *bits_here()]))}")
 
 
 def with_rounded_weights(model: SpeechLM, bits: int) -> SpeechLM:

@@ -9,9 +9,11 @@ import torch
 from typer.testing import CliRunner
 
 from ira.cli.app import app
+from ira.cli.options import open_speaker
 from ira.errors import InputError
 from ira.inference.parts import Parts
 from ira.inference.pipeline import Pipeline
+from ira.models import rounded
 from ira.models.rounded import KINDS, Int8Linear, bits_here
 
 
@@ -27,6 +29,17 @@ def test_the_model_that_ships_answers_with_rounded_weights(bits):
     question = "What is the capital of France?"
     done = CliRunner().invoke(app, ["listen", "--prompt", question, "--bits", str(bits), "--device", "cpu"])
     assert done.exit_code == 0 and "Paris" in done.output
+
+
+@pytest.mark.parametrize(("given", "bits"), [(None, 16), (32, None), (8, 8)])
+def test_speech_has_16_bits_unless_told(monkeypatch, given, bits):
+    monkeypatch.setattr(rounded, "bits_here", lambda: [16, 8, 4])
+    assert open_speaker(None, "cpu", given, False).parts.bits == bits
+
+
+def test_where_16_bits_are_not_weights_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr(rounded, "bits_here", lambda: [8, 4])
+    assert open_speaker(None, "cpu", None, False).parts.bits is None
 
 
 @pytest.mark.parametrize("verb", [["speak", "Hello."], ["listen", "--prompt", "Hello."]])
