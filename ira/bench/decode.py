@@ -86,7 +86,9 @@ def measure_decode(model: SpeechLM, precision: str, rows: int, frame: int, sizes
     peer = musicgen(model).to(DTYPES.get(precision, torch.bfloat16))
     weights = BYTES[precision] * weights_read(model)
     model = with_rounded_weights(model, BITS[precision]) if precision in BITS else model
-    model = with_compiled_step(model) if sizes.compiled else model
+    if sizes.compiled:
+        torch.compiler.reset()  # it translates a function for a few models, and runs it as it is for others
+        model = with_compiled_step(model)
     with torch.no_grad():
         loops = {
             "ours": OurLoop(model, rows, longest, UNGUIDED),

@@ -6,7 +6,7 @@ Normalisation is torch.nn.RMSNorm. The self-attention block computes what a Llam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +82,26 @@ class KeyValueCache:
     def empty(
         cls, batch: int, heads: int, places: int, head_dim: int, like: Tensor, dtype: torch.dtype | None = None
     ) -> KeyValueCache:
-        """On the device of `like`; dtype: else `cache_dtype`."""
-        shape, dtype = (batch, heads, places, head_dim), dtype or cache_dtype(like)
-        return cls(like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype))
+        """On the device of `like`; dtype: else `cache_dtype`.
+
+        There is memory for a place more: of keys that fill all of theirs torch.compile makes a translation of its own.
+        """
+        shape, dtype = (batch, heads, places + 1, head_dim), dtype or cache_dtype(like)
+        keys, values = like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype)
+        return cls(keys[:, :, :places], values[:, :, :places])
+
+    def keep(self, rows: Tensor) -> KeyValueCache:
+        """A cache of these rows alone."""
+        kept = self.empty(len(rows), *self.keys.shape[1:], like=self.keys, dtype=self.keys.dtype)
+        kept.keys.copy_(self.keys[rows])
+        kept.values.copy_(self.values[rows])
+        return replace(kept, length=self.length)
+
+    def for_one_step(self, place: Tensor) -> KeyValueCache:
+        """On the same memory, what a step at `place` [1] will see; only here that step is counted."""
+        self.length += 1
+        filled = min(self.length, self.keys.shape[2])
+        return KeyValueCache(self.keys[:, :, :filled], self.values[:, :, :filled], place=place)
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, H, S, C], several steps only side by side, and return all that is stored."""

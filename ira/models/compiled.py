@@ -6,15 +6,18 @@ torch.compile fuses what lies between the products, which stay what they are. Th
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx.experimental import _config as shapes
 
 from ira.errors import InputError
-from ira.models.recorded import cuda_graph, with_recorded_step
-from ira.models.speech_lm import SpeechLM
+from ira.models.pointer import Pointer
+from ira.models.recorded import Made, cuda_graph, with_recorded_step
+from ira.models.speech_lm import DecodeState, SpeechLM
 
 COMPILERS = ("g++", "clang++", "c++")
 
@@ -31,12 +34,42 @@ def with_compiled_step(model: SpeechLM) -> SpeechLM:
     device = model.null_text.device
     check_compiler(device)
     if device.type == "cuda":
-        cast(Any, model).step_at = torch.compile(model.step_at, dynamic=True)
+        cast(Any, model).step_at = _translated(model.step_at)
         return with_recorded_step(model, cuda_graph(device))
     model.cached_as = torch.bfloat16  # half the bytes; translated, attention reads them at memory's rate
-    # Steps differ in how much they look back on: one translation for all of them.
-    cast(Any, model).step = torch.compile(model.step, dynamic=True)
+    cast(Any, model).step = _on_a_cpu(model)
     return model
+
+
+def _on_a_cpu(model: SpeechLM) -> Callable[[Tensor, DecodeState, Pointer], Made]:
+    """`SpeechLM.step`, all that differs from step to step taken out of the translation, so that one serves for all.
+
+    Angles too: in it, each place that a query looks at would have them computed anew.
+    """
+    first, step_at = model.step, _translated(model.step_at)
+
+    def step(tokens: Tensor, state: DecodeState, pointer: Pointer) -> Made:
+        at, places = state.caches[0].length, state.caches[0].keys.shape[2]
+        if not at:  # the only one that looks at a single place, for which there would be a translation
+            return first(tokens, state, pointer)
+        model.check_room(at + 1)
+        place, angles = torch.tensor([at % places]), model.angles(torch.tensor([at]))
+        caches = [cache.for_one_step(place) for cache in state.caches]
+        return step_at(tokens, replace(state, caches=caches), pointer, angles)
+
+    return step
+
+
+def _translated(step_at: Callable[..., Made]) -> Callable[..., Made]:
+    """One translation for any number of rows from two on, and another for one."""
+    translated = torch.compile(step_at, dynamic=True)
+
+    def run(*given: Any) -> Made:
+        # Else sizes that are equal by chance, as rows and codebooks may be, would have to be so ever after.
+        with cast(Any, shapes).patch(use_duck_shape=False):
+            return translated(*given)
+
+    return run
 
 
 def compile_layers(layers: Iterable[nn.Module], device: torch.device) -> None:

@@ -39,7 +39,8 @@ class RecordedStep:
         place = self.at % len(self.places)
         for cache in self.state.caches:
             cache.place = place
-        return self.model.step_at(self.tokens, self.state, self.pointer, self.at, (self.places <= self.at)[None])
+        angles, seen = self.model.angles(self.at), (self.places <= self.at)[None]
+        return self.model.step_at(self.tokens, self.state, self.pointer, angles, seen)
 
     def __call__(self, tokens: Tensor, pointer: Pointer) -> Made:
         self.tokens.copy_(tokens)

@@ -79,7 +79,7 @@ class DecodeState:
 
     def keep(self, rows: Tensor) -> DecodeState:
         """A state of these rows alone, which is to be recorded anew."""
-        caches = [KeyValueCache(cache.keys[rows], cache.values[rows], cache.length) for cache in self.caches]
+        caches = [cache.keep(rows) for cache in self.caches]
         memory = Memory(self.memory.vectors[rows], self.memory.mask[rows], self.memory.lengths[rows])
         projected = [(keys[rows], values[rows]) for keys, values in self.projected]
         return DecodeState(caches, projected, memory, self.told[rows])
@@ -282,7 +282,7 @@ class SpeechLM(nn.Module):
         """steps [B, K, S] -> states [B, S, D] after the last layer, and the middle layer's attention [B, S, L]."""
         x = self._enter(steps, pointer, memory, self._told(memory))
         bias = self._bias(memory, pointer.place)
-        angles = self._angles(torch.arange(x.shape[1], device=x.device))
+        angles = self.angles(torch.arange(x.shape[1], device=x.device))
         window = window_mask(x.shape[1], self.config.window, x.device)
         attention = None
         for index, layer in enumerate(cast(list[DecoderLayer], self.layers)):
@@ -304,7 +304,7 @@ class SpeechLM(nn.Module):
         nowhere = torch.zeros_like(steps[:, 0])
         x = self._enter(steps, Pointer(nowhere, nowhere), memory, self._told(memory))
         bias = self._bias(memory, nowhere)
-        angles = self._angles(torch.arange(x.shape[1], device=x.device))
+        angles = self.angles(torch.arange(x.shape[1], device=x.device))
         window = window_mask(x.shape[1], self.config.window, x.device)
         found = {}
         for index, layer in enumerate(self.layers[: max(layers) + 1]):
@@ -329,7 +329,8 @@ class SpeechLM(nn.Module):
         token = told.gather(1, pointer.place[..., None].expand(-1, -1, told.shape[-1]))
         return x + self.stay_embed(pointer.stay) + token.to(x.dtype) + memory.vectors[:, :1].to(x.dtype)
 
-    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of positions [S] in audio: cosines and sines [S, C], see `rope`."""
         return rope(positions, self.config.width // self.config.heads)
 
     def _check(self, codes: Tensor) -> None:
@@ -361,16 +362,20 @@ class SpeechLM(nn.Module):
         """One step: tokens [B, K] at the next position, pointer [B, 1] -> logits [B, K, V + 1] and advance [B]."""
         at = state.caches[0].length
         self.check_room(at + 1)
-        return self.step_at(tokens, state, pointer, torch.tensor([at], device=tokens.device))
+        return self.step_at(tokens, state, pointer, self.angles(torch.tensor([at], device=tokens.device)))
 
     def step_at(
-        self, tokens: Tensor, state: DecodeState, pointer: Pointer, at: Tensor, seen: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: DecodeState,
+        pointer: Pointer,
+        angles: tuple[Tensor, Tensor],
+        seen: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`step` at position `at` [1]; seen: [1, places], True where caches are filled; None: all they return is."""
+        """`step` at the position of `angles`; seen: [1, places], True where caches are filled; None: all are."""
         x = self._enter(tokens[:, :, None], pointer, state.memory, state.told)
         bias = self._bias(state.memory, pointer.place)
-        cos, sin = self._angles(at)
-        angles = cos.to(x.dtype), sin.to(x.dtype)
+        angles = angles[0].to(x.dtype), angles[1].to(x.dtype)
         layers = cast(list[DecoderLayer], self.layers)
         for layer, cache, (keys, values) in zip(layers, state.caches, state.projected, strict=True):
             x = layer.attend(x, angles, mask=seen, cache=cache)

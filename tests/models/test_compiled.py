@@ -48,6 +48,21 @@ def test_a_compiled_step_draws_the_same_codes_past_its_window(bits):
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+@torch.inference_mode()
+def test_one_translation_serves_every_step_and_any_number_of_guided_rows():
+    fast, before, frames = with_compiled_step(speech_lm()), translated(), []
+    for rows in (1, 2, 4):
+        voice = nn.functional.normalize(torch.ones(rows, 6), dim=-1)
+        text, lengths = torch.arange(1, 8).expand(rows, 7), torch.full((rows,), 7)
+        memory = fast.condition(text, lengths, voice, torch.zeros(rows, dtype=torch.long))
+        untold = fast.condition(None, None, None, batch=rows)
+        made = generate(fast, memory, untold, torch.full((rows,), 24), list(range(rows)), Sampling())
+        frames.append(int(made.frames.max()))
+    assert min(frames) > 8  # the window was full
+    assert translated() == before + 1
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
 def test_compiled_layers_learn_the_same_from_batches_of_several_sizes():
     plain = speech_lm(window=None)
     fast, before = copy.deepcopy(plain), translated()

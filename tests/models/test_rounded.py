@@ -81,7 +81,7 @@ def test_an_fp16_product_is_that_of_weights_in_fp16_and_inputs_in_fp32(outputs):
 
 def test_where_fbgemm_is_not_16_bits_are_refused(monkeypatch):
     monkeypatch.setattr(rounded, "bits_here", lambda: [8, 4])
-    with pytest.raises(InputError, match="weights of 16 bits; this CPU computes with 8, 4"):
+    with pytest.raises(InputError, match="weights of 16 bits; this CPU computes with 32, 8, 4"):
         with_rounded_weights(speech_lm(), 16)
 
 
