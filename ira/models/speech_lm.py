@@ -354,8 +354,10 @@ class SpeechLM(nn.Module):
         for layer in cast(list[DecoderLayer], self.layers):
             shape = rows, heads, places, self.config.width // heads
             caches.append(KeyValueCache.empty(*shape, memory.vectors, self.cached_as))
-            keys, values = layer.cross_attention.project_memory(memory.vectors)
-            projected.append((keys.to(dtype), values.to(dtype)))
+            # Copies: rows that stay are copies too, and torch.compile would translate a step of views once more.
+            both = layer.cross_attention.project_memory(memory.vectors)
+            keys, values = (each.to(dtype).clone(memory_format=torch.contiguous_format) for each in both)
+            projected.append((keys, values))
         return DecodeState(caches, projected, memory, self._told(memory))
 
     def step(self, tokens: Tensor, state: DecodeState, pointer: Pointer) -> tuple[Tensor, Tensor]:

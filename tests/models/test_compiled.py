@@ -48,7 +48,7 @@ def test_a_compiled_step_draws_the_same_codes_past_its_window(bits):
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
-@torch.inference_mode()
+@torch.no_grad()  # as the product does: in inference mode a view is no view to torch.compile
 def test_one_translation_serves_every_step_and_any_number_of_guided_rows():
     fast, before, frames = with_compiled_step(speech_lm()), translated(), []
     for rows in (1, 2, 4):
@@ -56,9 +56,10 @@ def test_one_translation_serves_every_step_and_any_number_of_guided_rows():
         text, lengths = torch.arange(1, 8).expand(rows, 7), torch.full((rows,), 7)
         memory = fast.condition(text, lengths, voice, torch.zeros(rows, dtype=torch.long))
         untold = fast.condition(None, None, None, batch=rows)
-        made = generate(fast, memory, untold, torch.full((rows,), 24), list(range(rows)), Sampling())
+        bounds = torch.tensor([24, 24, 9, 9][:rows])  # of four rows two leave the batch on the way
+        made = generate(fast, memory, untold, bounds, list(range(rows)), Sampling())
         frames.append(int(made.frames.max()))
-    assert min(frames) > 8  # the window was full
+    assert min(frames) > 9  # the window was full, and steps were left when two of four rows had ended
     assert translated() == before + 1
 
 
