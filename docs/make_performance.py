@@ -80,6 +80,11 @@ def curves(record: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted(points) for name, points in found.items()}
 
 
+def _panel(record: dict[str, Any], name: str) -> str:
+    """Title of the panel where this curve is drawn."""
+    return name.split()[0] + (", ours compiled" if record["compiled"] else "")
+
+
 def draw(records: list[dict[str, Any]], path: Path) -> None:
     """The growth curves of every record; the same figures give the same file."""
     import matplotlib
@@ -89,16 +94,20 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     drawn = [record for record in records if curves(record)]
-    sizes = list(dict.fromkeys(name.split()[0] for record in drawn for name in curves(record)))
-    figure, panels = plt.subplots(1, len(sizes), figsize=(9, 4.5), layout="constrained", squeeze=False)
+    titles = list(dict.fromkeys(_panel(record, name) for record in drawn for name in curves(record)))
+    high = (len(titles) + 1) // 2
+    size = (9, 4.5 * high)
+    figure, panels = plt.subplots(high, min(2, len(titles)), figsize=size, layout="constrained", squeeze=False)
+    machines = {record["machine"]["name"] for record in drawn}
     for record in drawn:
-        place = f" ({record['machine']['name']})" if len(drawn) > 1 else ""
+        place = f" ({record['machine']['name']})" if len(machines) > 1 else ""
         for name, points in curves(record).items():
-            size, precision, whose = name.split()
+            _, precision, whose = name.split()
             style = dict(color=COLOURS[precision], linestyle="--" if whose == "musicgen" else "-", marker="o")
-            panels[0, sizes.index(size)].plot(*zip(*points, strict=True), label=f"{precision} {whose}{place}", **style)
-    for size, axes in zip(sizes, panels[0], strict=True):
-        axes.set(xscale="log", yscale="log", xlabel="frame", ylabel="milliseconds a frame", title=size)
+            axes = panels.flat[titles.index(_panel(record, name))]
+            axes.plot(*zip(*points, strict=True), label=f"{precision} {whose}{place}", **style)
+    for title, axes in zip(titles, panels.flat, strict=False):
+        axes.set(xscale="log", yscale="log", xlabel="frame", ylabel="milliseconds a frame", title=title)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", ncols=2)
     figure.savefig(path, metadata={"Date": None})
