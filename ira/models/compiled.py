@@ -55,7 +55,8 @@ def _on_a_cpu(model: SpeechLM) -> Callable[[Tensor, DecodeState, Pointer], Made]
         model.check_room(at + 1)
         place, angles = torch.tensor([at % places]), model.angles(torch.tensor([at]))
         caches = [cache.for_one_step(place) for cache in state.caches]
-        return step_at(tokens, replace(state, caches=caches), pointer, angles)
+        here = Pointer(pointer.place.clone(), pointer.stay.clone())  # of this mode: one of inference is another kind
+        return step_at(tokens, replace(state, caches=caches), here, angles)
 
     return step
 

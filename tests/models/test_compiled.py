@@ -20,8 +20,8 @@ from ira.models.sampling import Sampling
 from ira.models.speech_lm import SpeechLM
 
 
-def speech_lm(window: int | None = 8) -> SpeechLM:
-    torch.manual_seed(0)
+def speech_lm(window: int | None = 8, seed: int = 0) -> SpeechLM:
+    torch.manual_seed(seed)
     config = SpeechConfig(layers=1, width=32, heads=2, max_steps=64, text_layers=1, longest_stay=4, window=window)
     return SpeechLM(config, codebooks=2, codebook_size=11, text_vocab=20, voice_dim=6, languages=["en"]).eval()
 
@@ -49,18 +49,33 @@ def test_a_compiled_step_draws_the_same_codes_past_its_window(bits):
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
 @torch.no_grad()  # as the product does: in inference mode a view is no view to torch.compile
-def test_one_translation_serves_every_step_and_any_number_of_guided_rows():
+def test_one_translation_serves_every_step_and_any_number_of_rows_from_two_on():
     fast, before, frames = with_compiled_step(speech_lm()), translated(), []
-    for rows in (1, 2, 4):
+    for rows, guided in ((1, True), (2, True), (4, True), (4, False)):
         voice = nn.functional.normalize(torch.ones(rows, 6), dim=-1)
         text, lengths = torch.arange(1, 8).expand(rows, 7), torch.full((rows,), 7)
         memory = fast.condition(text, lengths, voice, torch.zeros(rows, dtype=torch.long))
         untold = fast.condition(None, None, None, batch=rows)
         bounds = torch.tensor([24, 24, 9, 9][:rows])  # of four rows two leave the batch on the way
-        made = generate(fast, memory, untold, bounds, list(range(rows)), Sampling())
+        made = generate(fast, memory, untold if guided else None, bounds, list(range(rows)), Sampling())
         frames.append(int(made.frames.max()))
     assert min(frames) > 9  # the window was full, and steps were left when two of four rows had ended
     assert translated() == before + 1
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+@torch.no_grad()
+def test_models_of_the_same_sizes_have_each_a_translation_of_their_own():
+    before = translated()
+    plain = [with_rounded_weights(speech_lm(seed=seed), bits_here()[0]) for seed in (0, 1)]
+    fast = [with_compiled_step(copy.deepcopy(model)) for model in plain]
+    made = []
+    for model in (*plain, *fast):
+        memory = model.condition(None, None, None, batch=3)
+        made.append(generate(model, memory, None, torch.tensor([12, 12, 12]), [3, 4, 5], Sampling()).codes)
+    assert not torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2]) and torch.equal(made[1], made[3])
+    assert translated() >= before + 2
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
