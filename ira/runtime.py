@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -42,6 +43,11 @@ def pick_threads(n: int | None) -> int:
     if n is not None:
         torch.set_num_threads(n)
     return torch.get_num_threads()
+
+
+def cache_folder() -> Path:
+    """Where IRA keeps what it can make again: IRA_CACHE, else ~/.cache/ira."""
+    return Path(os.environ.get("IRA_CACHE") or Path.home() / ".cache" / "ira").expanduser()
 
 
 def seed_everything(seed: int) -> None:

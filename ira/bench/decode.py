@@ -16,6 +16,7 @@ from ira.bench.machine import read_rate
 from ira.bench.peers import MusicgenLoop, musicgen
 from ira.bench.sizes import TEXT, Sizes
 from ira.bench.timing import MILLI, Figures, Timed, Work, in_turns, memory_figures
+from ira.inference.speaking import cpu_threads
 from ira.models.blocks import cache_dtype
 from ira.models.compiled import with_compiled_step
 from ira.models.decode import Decoding
@@ -35,10 +36,10 @@ BYTES = {
 UNGUIDED, GUIDED = Sampling(guidance=1.0), Sampling()
 
 
-def can_be_measured(precision: str, width: int, device: torch.device) -> bool:
+def can_be_measured(precision: str, width: int, device: torch.device, compiled: bool) -> bool:
     """Whether a model of this width can have such weights there."""
     if (bits := BITS.get(precision)) is None:
-        return True
+        return not (compiled and precision == "bf16" and device.type == "cpu")  # machine code there has no bf16
     return device.type == "cpu" and bits in bits_here() and (bits == 16 or width % AT_ONCE == 0)
 
 
@@ -85,27 +86,35 @@ def measure_decode(model: SpeechLM, precision: str, rows: int, frame: int, sizes
     first = longest - sizes.steps - 1
     peer = musicgen(model).to(DTYPES.get(precision, torch.bfloat16))
     weights = BYTES[precision] * weights_read(model)
-    model = with_rounded_weights(model, BITS[precision]) if precision in BITS else model
+    bits = BITS.get(precision)
     if sizes.compiled:
         torch.compiler.reset()  # it translates a function for a few models, and runs it as it is for others
-        model = with_compiled_step(model)
+        model = with_compiled_step(model, bits)
+    elif bits is not None:
+        model = with_rounded_weights(model, bits)
     with torch.no_grad():
         loops = {
             "ours": OurLoop(model, rows, longest, UNGUIDED),
             "musicgen": MusicgenLoop(peer, text_memory(model, rows).vectors.to(peer.dtype), UNGUIDED),
             "ours_guided": OurLoop(model, rows, longest, GUIDED),
         }
-        works = {name: _work(loop, first, sizes.steps) for name, loop in loops.items()}
+        own = 1 if sizes.compiled else None  # as `ira speak` has it: a compiled step has threads of its own
+        works = {
+            name: _work(loop, first, sizes.steps, None if name == "musicgen" else own) for name, loop in loops.items()
+        }
         timed = in_turns(works, device, sizes.repeats)
     read = weights + rows * cache_read(model, first)
     floor = read / read_rate(device, sizes.read_bytes) * MILLI
     return _figures(timed, floor, sizes.steps)
 
 
-def _work(loop: OurLoop | MusicgenLoop, frame: int, steps: int) -> Work:
+def _work(loop: OurLoop | MusicgenLoop, frame: int, steps: int, threads: int | None) -> Work:
+    """threads: of torch, at most; None: as many as it has."""
+
     def run() -> None:
-        for _ in range(steps):
-            loop.step()
+        with cpu_threads(threads or torch.get_num_threads()):
+            for _ in range(steps):
+                loop.step()
 
     return Work(run, lambda: loop.go_to(frame))
 

@@ -28,7 +28,7 @@ class Sizes:
     batches: tuple[int, ...] = (1, 8)
     growth: tuple[int, ...] = (100, 1_000, 8_000)
     precisions: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8", "int4")
-    seed: SpeechConfig = SpeechConfig(window=1024)
+    seed: SpeechConfig = SpeechConfig(window=512)
     seed_books: int = 8
     train: tuple[tuple[int, int], tuple[int, int]] = ((16, 300), (4, 300))
     clips: int = 512

@@ -66,7 +66,7 @@ def _decode(pipeline: Pipeline, sizes: Sizes) -> list[Case]:
     width, found = {"own": shape.config.width, "full": sizes.seed.width}, []
     for size, make in _models(pipeline, sizes).items():
         for precision, rows, frame in itertools.product(sizes.precisions, sizes.batches, sizes.growth):
-            if not can_be_measured(precision, width[size], pipeline.parts.device):
+            if not can_be_measured(precision, width[size], pipeline.parts.device, sizes.compiled):
                 continue
             if frame + sizes.steps < room[size] and (rows == 1 or frame == sizes.growth[0]):
                 measure = partial(_decode_one, make, precision, rows, frame, sizes)

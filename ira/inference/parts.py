@@ -29,7 +29,7 @@ class Parts:
     llm: in place of the card's LLM.
     bits: 16, 8 or 4 of each weight of the decoder; a CPU is faster with them. So have those of the LLM, but 8 with 4:
         one of 135 M with 4 forgets what it was asked. 32 or None: all stay as they are.
-    compiled: translate a step of decoding into machine code when it is first made.
+    compiled: a step of decoding in machine code that is made for this processor.
 
     Raises:
         InputError: `folder` is no model folder; `bits` is none of them, or not for this device.
@@ -63,8 +63,8 @@ class Parts:
     @cached_property
     def speech_lm(self) -> SpeechLM:
         model = load_model(SpeechLM, self.speech_lm_path, "speech_lm").to(self.device).requires_grad_(False)
-        model = model if self.bits is None else with_rounded_weights(model, self.bits)
-        return with_compiled_step(model) if self.compiled else model
+        model = with_compiled_step(model, self.bits) if self.compiled else model
+        return model if self.bits is None else with_rounded_weights(model, self.bits)
 
     @cached_property
     def voice_encoder(self) -> VoiceEncoder:

@@ -82,13 +82,9 @@ class KeyValueCache:
     def empty(
         cls, batch: int, heads: int, places: int, head_dim: int, like: Tensor, dtype: torch.dtype | None = None
     ) -> KeyValueCache:
-        """On the device of `like`; dtype: else `cache_dtype`.
-
-        There is memory for a place more: of keys that fill all of theirs torch.compile makes a translation of its own.
-        """
-        shape, dtype = (batch, heads, places + 1, head_dim), dtype or cache_dtype(like)
-        keys, values = like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype)
-        return cls(keys[:, :, :places], values[:, :, :places])
+        """On the device of `like`; dtype: else `cache_dtype`."""
+        shape, dtype = (batch, heads, places, head_dim), dtype or cache_dtype(like)
+        return cls(like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype))
 
     def keep(self, rows: Tensor) -> KeyValueCache:
         """A cache of these rows alone."""
@@ -96,12 +92,6 @@ class KeyValueCache:
         kept.keys.copy_(self.keys[rows])
         kept.values.copy_(self.values[rows])
         return replace(kept, length=self.length)
-
-    def for_one_step(self, place: Tensor) -> KeyValueCache:
-        """On the same memory, what a step at `place` [1] will see; only here that step is counted."""
-        self.length += 1
-        filled = min(self.length, self.keys.shape[2])
-        return KeyValueCache(self.keys[:, :, :filled], self.values[:, :, :filled], place=place)
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, H, S, C], several steps only side by side, and return all that is stored."""
@@ -135,8 +125,6 @@ def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool 
     training step, that of matrix products a tenth, as long as the scores fit in memory. Keys of another precision than
     the queries decide in which one it is computed.
     """
-    if torch.compiler.is_compiling() and not torch.is_grad_enabled() and q.device.type == "cpu" and q.shape[2] == 1:
-        return _weigh_one(q, k, v, mask)
     if q.dtype != k.dtype:
         return weigh(q.to(k.dtype), k, v, mask, causal=causal).to(q.dtype)
     small = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= WRITTEN_OUT
@@ -149,18 +137,6 @@ def weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool 
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1).to(v.dtype) @ v
-
-
-def _weigh_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """`weigh` for one query, as sums that a compiler makes one pass over keys and one over values, at memory's rate.
-
-    In fp32, however keys and values are kept: torch's own is as slow again in fp32, and several times in bf16.
-    """
-    scores = ((q.float() * q.shape[-1] ** -0.5) * k.float()).sum(-1)[:, :, None]
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    weights = scores.softmax(-1).transpose(-1, -2)
-    return (weights * v.float()).sum(-2, keepdim=True).to(q.dtype)
 
 
 class Attention(nn.Module):

@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from ira.config import FreshLLM, LLMConfig, LoraConfig
 from ira.errors import InputError
+from ira.runtime import cache_folder
 
 EMBEDDED = ("embedded", "SmolLM2-135M-Instruct")
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -243,8 +244,7 @@ def _dequantised(gguf: Path) -> Path:
 
 
 def _unpacked_folder(gguf: Path) -> Path:
-    cache = Path(os.environ.get("IRA_CACHE") or Path.home() / ".cache" / "ira").expanduser()
-    return cache / f"{gguf.stem}-{_sha256(gguf)[:16]}"
+    return cache_folder() / f"{gguf.stem}-{_sha256(gguf)[:16]}"
 
 
 def _unpack_gguf(gguf: Path, folder: Path) -> None:

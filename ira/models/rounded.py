@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from typing import Any, cast
-from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -30,39 +28,17 @@ IN_CACHE = 1024  # outputs whose scales are sought together: ten times as fast a
 ROWS = 16  # outputs that the int4 kernel computes together
 
 
-class Fp16Matrix:
-    """weight [out, in] in fp16, in the order in which FBGEMM reads it: torch's own object and no tensor.
+class Packed:
+    """weight [out, in] in fp16, in the order in which FBGEMM reads it: torch's own object, which cannot be copied.
 
-    torch.compile can take no such object into a translation, but a number. Copies are the same: it never changes.
+    A copy is the same: it never changes.
     """
 
-    here: dict[int, Any] = {}  # by number, until the last owner is gone
-    numbers = count()
-
     def __init__(self, weight: Tensor) -> None:
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.detach().float(), None)
-        self.number = next(self.numbers)
-        self.here[self.number] = self.packed
-        finalize(self, self.here.pop, self.number)
+        self.matrix = torch.ops.quantized.linear_prepack_fp16(weight.detach().float(), None)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Fp16Matrix:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Packed:
         return self
-
-
-# Defined by its parts: as a torch.library.custom_op it takes longer at each of 73 products, a millisecond of a step.
-torch.library.define("ira::fp16_linear", "(Tensor x, int number, int outputs) -> Tensor")
-linear_dynamic_fp16 = torch.ops.quantized.linear_dynamic_fp16.default
-
-
-@torch.library.impl("ira::fp16_linear", "cpu")
-def fp16_linear(x: Tensor, number: int, outputs: int) -> Tensor:
-    """x [..., in] fp32 -> [..., outputs]: what a translation calls."""
-    return linear_dynamic_fp16(x, Fp16Matrix.here[number])
-
-
-@torch.library.register_fake("ira::fp16_linear")
-def _(x: Tensor, number: int, outputs: int) -> Tensor:
-    return x.new_empty(*x.shape[:-1], outputs)
 
 
 class Fp16Linear(nn.Module):
@@ -74,13 +50,10 @@ class Fp16Linear(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         """weight: [out, in]."""
         super().__init__()
-        self.matrix = Fp16Matrix(weight)
-        self.number, self.outputs = self.matrix.number, len(weight)
+        self.packed = Packed(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            return torch.ops.ira.fp16_linear.default(x.float(), self.number, self.outputs).to(x.dtype)
-        return linear_dynamic_fp16(x.float(), self.matrix.packed).to(x.dtype)
+        return torch.ops.quantized.linear_dynamic_fp16(x.float(), self.packed.matrix).to(x.dtype)
 
 
 class Int8Linear(nn.Module):
@@ -96,10 +69,8 @@ class Int8Linear(nn.Module):
         """weight: [out, in]; ValueError where `in` is no multiple of 32."""
         _check(weight, AT_ONCE)
         super().__init__()
-        weight = weight.detach().float()
-        scale = (weight.abs().amax(1) / 127).clamp_min(1e-8).bfloat16()  # rounded first: weights then make up for it
-        rounded = (weight / scale.float()[:, None]).round().clamp(-127, 127)
-        self.register_buffer("weight", rounded.to(torch.int8))
+        ints, scale = in_8_bits(weight)
+        self.register_buffer("weight", ints)
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,16 +95,31 @@ class Int4Linear(nn.Module):
         super().__init__()
         self.outputs = len(weight)
         whole = F.pad(weight.detach().float(), (0, 0, 0, -self.outputs % ROWS))
-        groups = whole.unflatten(1, (-1, GROUP))
-        scale = torch.cat([best_scale(part) for part in groups.split(IN_CACHE)])
-        rounded = ((groups / scale.float()[..., None]).round() + 8).clamp(0, 15).to(torch.int32).flatten(1)
-        self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(rounded, 1))
+        ints, scale = in_4_bits(whole)
+        self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(ints, 1))
         self.register_buffer("scales", torch.stack([scale.T, torch.zeros_like(scale.T)], -1).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2).bfloat16()
         made = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.scales.bfloat16())
         return made[:, : self.outputs].to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def in_8_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """[out, in] -> integers [out, in] int8 and scales [out] bf16, whose product the weights are."""
+    weight = weight.detach().float()
+    scale = (weight.abs().amax(1) / 127).clamp_min(1e-8).bfloat16()  # rounded first: weights then make up for it
+    return (weight / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def in_4_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """[out, in] -> integers from 0 to 15, [out, in] int32, and scales [out, in / 32] bf16.
+
+    A weight is (integer - 8) x scale.
+    """
+    groups = weight.detach().float().unflatten(1, (-1, GROUP))
+    scale = torch.cat([best_scale(part) for part in groups.split(IN_CACHE)])
+    return ((groups / scale.float()[..., None]).round() + 8).clamp(0, 15).to(torch.int32).flatten(1), scale
 
 
 def best_scale(groups: Tensor) -> Tensor:

@@ -350,10 +350,10 @@ class SpeechLM(nn.Module):
         self.check_room(max_steps)
         rows, heads = len(memory.vectors), self.config.heads
         places = min(max_steps, self.config.window or max_steps)
-        caches, projected, dtype = [], [], cache_dtype(memory.vectors)
+        caches, projected, dtype = [], [], self.cached_as or cache_dtype(memory.vectors)
         for layer in cast(list[DecoderLayer], self.layers):
             shape = rows, heads, places, self.config.width // heads
-            caches.append(KeyValueCache.empty(*shape, memory.vectors, self.cached_as))
+            caches.append(KeyValueCache.empty(*shape, memory.vectors, dtype))
             # Copies: rows that stay are copies too, and torch.compile would translate a step of views once more.
             both = layer.cross_attention.project_memory(memory.vectors)
             keys, values = (each.to(dtype).clone(memory_format=torch.contiguous_format) for each in both)

@@ -36,7 +36,9 @@ def test_each_suite_is_a_part_of_all(tiny_model_folder):
 )
 def test_what_cannot_be_rounded_is_not_measured_rounded(monkeypatch, precision, width, device, can):
     monkeypatch.setattr(decode, "bits_here", lambda: [16, 8, 4])
-    assert can_be_measured(precision, width, torch.device(device)) == can
+    assert can_be_measured(precision, width, torch.device(device), False) == can
+    compiled = can and not (precision == "bf16" and device == "cpu")
+    assert can_be_measured(precision, width, torch.device(device), True) == compiled
 
 
 def test_figures_stand_under_their_suite_and_case():

@@ -1,4 +1,4 @@
-"""A compiled step draws what the plain one draws."""
+"""What torch.compile makes of a step draws what the plain one draws; compiled layers learn what plain ones do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from ira.config import SpeechConfig
-from ira.errors import InputError
 from ira.models import compiled
-from ira.models.compiled import COMPILERS, compile_layers, with_compiled_step
+from ira.models.compiled import compile_layers
 from ira.models.decode import generate
-from ira.models.rounded import bits_here, with_rounded_weights
+from ira.models.native.build import COMPILERS
+from ira.models.recorded import with_recorded_step
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import SpeechLM
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
 
 
 def speech_lm(window: int | None = 8, seed: int = 0) -> SpeechLM:
@@ -31,54 +33,27 @@ def translated() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
-@pytest.mark.parametrize("bits", [bits for bits in bits_here() if bits != 8])
-def test_a_compiled_step_draws_the_same_codes_past_its_window(bits):
-    model = with_rounded_weights(speech_lm(), bits)
-    voice = nn.functional.normalize(torch.ones(1, 6), dim=-1)
-    memory = model.condition(torch.arange(1, 8).view(1, 7), torch.tensor([7]), voice, torch.tensor([0]))
-    calls, before = [], translated()
-    fast = with_compiled_step(copy.deepcopy(model))
-    step = fast.step
-    object.__setattr__(fast, "step", lambda *given: (calls.append(1), step(*given))[1])
-    made = [generate(each, memory, None, torch.tensor([24]), [3], Sampling()) for each in (model, fast)]
-    assert int(made[0].frames[0]) > 8 and len(calls) > 8
-    assert torch.equal(made[0].codes, made[1].codes)
-    assert translated() > before
-
-
-@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
-@torch.no_grad()  # as the product does: in inference mode a view is no view to torch.compile
-def test_one_translation_serves_every_step_and_any_number_of_rows_from_two_on():
-    fast, before, frames = with_compiled_step(speech_lm()), translated(), []
-    for rows, guided in ((1, True), (2, True), (4, True), (4, False)):
+@needs_compiler
+@torch.no_grad()
+def test_a_translated_step_draws_the_same_codes_and_is_translated_once_for_two_rows_and_more():
+    plain = speech_lm()
+    fast = copy.deepcopy(plain)
+    fast.step_at = compiled._translated(fast.step_at)
+    fast = with_recorded_step(fast, lambda run: run)  # as on a GPU, where the run is recorded
+    before = translated()
+    for rows, guided in ((1, True), (2, True), (4, False)):
         voice = nn.functional.normalize(torch.ones(rows, 6), dim=-1)
         text, lengths = torch.arange(1, 8).expand(rows, 7), torch.full((rows,), 7)
-        memory = fast.condition(text, lengths, voice, torch.zeros(rows, dtype=torch.long))
-        untold = fast.condition(None, None, None, batch=rows)
-        bounds = torch.tensor([24, 24, 9, 9][:rows])  # of four rows two leave the batch on the way
-        made = generate(fast, memory, untold if guided else None, bounds, list(range(rows)), Sampling())
-        frames.append(int(made.frames.max()))
-    assert min(frames) > 9  # the window was full, and steps were left when two of four rows had ended
+        memory = plain.condition(text, lengths, voice, torch.zeros(rows, dtype=torch.long))
+        untold = plain.condition(None, None, None, batch=rows) if guided else None
+        bounds = torch.full((rows,), 24)
+        made = [generate(each, memory, untold, bounds, list(range(rows)), Sampling()) for each in (plain, fast)]
+        assert int(made[0].frames.max()) > 9  # the window was full
+        assert torch.equal(made[0].codes, made[1].codes)
     assert translated() == before + 1
 
 
-@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
-@torch.no_grad()
-def test_models_of_the_same_sizes_have_each_a_translation_of_their_own():
-    before = translated()
-    plain = [with_rounded_weights(speech_lm(seed=seed), bits_here()[0]) for seed in (0, 1)]
-    fast = [with_compiled_step(copy.deepcopy(model)) for model in plain]
-    made = []
-    for model in (*plain, *fast):
-        memory = model.condition(None, None, None, batch=3)
-        made.append(generate(model, memory, None, torch.tensor([12, 12, 12]), [3, 4, 5], Sampling()).codes)
-    assert not torch.equal(made[0], made[1])
-    assert torch.equal(made[0], made[2]) and torch.equal(made[1], made[3])
-    assert translated() >= before + 2
-
-
-@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+@needs_compiler
 def test_compiled_layers_learn_the_same_from_batches_of_several_sizes():
     plain = speech_lm(window=None)
     fast, before = copy.deepcopy(plain), translated()
@@ -94,9 +69,3 @@ def test_compiled_layers_learn_the_same_from_batches_of_several_sizes():
     for (name, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
         if one.grad is not None:
             torch.testing.assert_close(other.grad, one.grad, atol=1e-5, rtol=1e-4, msg=name)
-
-
-def test_without_a_compiler_it_says_so(monkeypatch):
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    with pytest.raises(InputError, match=r"nothing to compile with; install one of g\+\+, clang\+\+, c\+\+"):
-        with_compiled_step(speech_lm())
