@@ -24,6 +24,7 @@ from ira.models.adapter import Adapter, AudioEmbeddings
 from ira.models.llm import LanguageModel, render_chat
 
 AUDIO = "<|audio|>"
+MORE_THAN_PROJECTED = "final_logit_softcapping", "logits_scaling", "logit_scale"  # of some LLMs' configurations
 
 
 @dataclass
@@ -209,7 +210,30 @@ class AudioLLM(nn.Module):
         return past
 
     def response_logits(self, items: Sequence[PromptItem], responses: Sequence[Sequence[int]]) -> Responses:
-        """Logits on given answers (token ids), computed at answer positions only.
+        """Logits on given answers (token ids), computed at answer positions only."""
+        with _head_inputs(self.language) as hidden:
+            logits, mask = self._read(items, responses)
+        return Responses(logits, mask, hidden[0])
+
+    def response_states(self, items: Sequence[PromptItem], responses: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """What `project` makes those logits of, [B, R, E], and the mask [B, R]; no logits are made."""
+        with _head_inputs(self.language, pass_on=False) as hidden:
+            _, mask = self._read(items, responses)
+        return hidden[0], mask
+
+    def project(self, states: Tensor) -> Tensor:
+        """[..., E] -> logits [..., Vocab].
+
+        Raises:
+            InputError: the LLM does more than that to its logits.
+        """
+        more = [name for name in MORE_THAN_PROJECTED if getattr(self.language.config, name, None) not in (None, 1)]
+        if more:
+            raise InputError(f"{self.llm.name} changes its logits ({more[0]}); distil from an LLM that does not")
+        return self.language.get_output_embeddings()(states)
+
+    def _read(self, items: Sequence[PromptItem], responses: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Logits [B, R, Vocab] on given answers, and True [B, R] where they have a token.
 
         Prompts are padded on the left and answers on the right, so that every answer begins at the same place and the
         vocabulary is projected for R positions, not for the prompt's.
@@ -223,15 +247,14 @@ class AudioLLM(nn.Module):
         inputs = torch.stack([_pad(self._tokens(ids)[:-1], R - 1, "right") for ids in responses])
         steps = torch.arange(R, device=lengths.device)
         mask = steps < lengths[:, None]
-        with _head_inputs(self.language) as hidden:
-            logits = self.language(
-                inputs_embeds=torch.cat([prompts.embeddings, inputs], dim=1),
-                attention_mask=torch.cat([prompts.mask, mask[:, 1:].long()], dim=1),
-                position_ids=torch.cat([prompts.positions, prompts.positions[:, -1:] + steps[1:]], dim=1),
-                use_cache=False,
-                logits_to_keep=R,
-            ).logits
-        return Responses(logits, mask, hidden[0])
+        made = self.language(
+            inputs_embeds=torch.cat([prompts.embeddings, inputs], dim=1),
+            attention_mask=torch.cat([prompts.mask, mask[:, 1:].long()], dim=1),
+            position_ids=torch.cat([prompts.positions, prompts.positions[:, -1:] + steps[1:]], dim=1),
+            use_cache=False,
+            logits_to_keep=R,
+        )
+        return made.logits, mask
 
     def _embed(self, item: PromptItem) -> Tensor:
         """One prompt [L, E]: token embeddings with the recordings between them."""
@@ -346,10 +369,18 @@ def _generators(seed: int | Sequence[int] | None, count: int) -> list[torch.Gene
 
 
 @contextmanager
-def _head_inputs(language: Any) -> Iterator[list[Tensor]]:
-    """Collects what the vocabulary projection is given: any LLM's last states, without keeping every layer's."""
+def _head_inputs(language: Any, *, pass_on: bool = True) -> Iterator[list[Tensor]]:
+    """Collects what the vocabulary projection is given: any LLM's last states, without keeping every layer's.
+
+    pass_on: whether it gets them; else it projects no position.
+    """
     collected: list[Tensor] = []
-    handle = language.get_output_embeddings().register_forward_pre_hook(lambda _, given: collected.append(given[0]))
+
+    def collect(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        collected.append(given[0])
+        return given if pass_on else (given[0][:, :0],)
+
+    handle = language.get_output_embeddings().register_forward_pre_hook(collect)
     try:
         yield collected
     finally:

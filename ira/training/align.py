@@ -11,6 +11,7 @@ cross-entropy. What was learnt first goes on beside.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +22,26 @@ from ira.data.shards import Example, TokenShards
 from ira.data.tasks import edit_distance
 from ira.data.text import CharTokenizer
 from ira.models.adapter import AudioEmbeddings
-from ira.models.audio_llm import AudioLLM, Responses
+from ira.models.audio_llm import AudioLLM, PromptItem
 from ira.models.llm import lora_off
 from ira.processes import mine, summed
 from ira.training.conversations import Turn, listen_to, response_ids, student_item, teacher_item, written
 from ira.training.ctc import ctc, hidden_spans, likeliest, named, spelled
 from ira.training.losses import (
     UncertaintyWeights,
-    answer_cross_entropy,
     cosine_gap,
-    distillation,
+    divergence,
     fixed_weights,
+    in_parts,
     masked_mean,
+    surprise,
 )
 from ira.training.rewards import pad_tokens
 from ira.training.stage import StepLoss
 from ira.training.traits import balance, mistaken, told, traits_loss
 
 JUDGED, JUDGED_TOGETHER = 32, 8
+AT_ONCE = 64  # tokens of answers whose logits exist at a time
 TERMS = ("kl", "end", "cosine", "answer", "characters", "tokens")
 
 
@@ -125,40 +128,46 @@ class AlignTraining:
         losses: dict[str, Tensor] = {}
         told, taught = ([i for i, turn in enumerate(turns) if turn.told == by] for by in (True, False))
         if taught:
-            answers = self._answers(*_picked(taught, heard, examples, turns))
-            losses |= self._taught_losses(*answers)
+            losses |= self._taught_losses(*_picked(taught, heard, examples, turns))
         if told:
-            student, tokens = self._student([heard[i] for i in told], [turns[i] for i in told])
-            losses["answer"] = answer_cross_entropy(student.logits, tokens, student.mask)
+            items, answers = self._posed([heard[i] for i in told], [turns[i] for i in told])
+            states, mask = self.audio_llm.response_states(items, answers)
+            losses["answer"] = in_parts(
+                self._surprise, states[mask], pad_tokens(answers, self.device)[mask], AT_ONCE
+            ).mean()
         return losses
 
-    def _taught_losses(self, student: Responses, teacher: Responses, ends: Tensor) -> dict[str, Tensor]:
-        temperature = self.settings.temperature
-        return {
-            "kl": distillation(student.logits, teacher.logits, student.mask, temperature),
-            "end": distillation(student.logits, teacher.logits, ends, temperature),
-            "cosine": cosine_gap(student.hidden, teacher.hidden, student.mask),
-        }
-
-    def _answers(
-        self, heard: list[Tensor], examples: list[Example], turns: list[Turn]
-    ) -> tuple[Responses, Responses, Tensor]:
+    def _taught_losses(self, heard: list[Tensor], examples: list[Example], turns: list[Turn]) -> dict[str, Tensor]:
         """Student on the sound and teacher on the text, both on the same answers.
 
-        An answer that is too long loses its end: what is left still follows the prompt. The third [B, R] is True where
-        an answer ends its turn.
+        An answer that is too long loses its end: what is left still follows the prompt.
         """
-        with torch.no_grad(), lora_off(self.audio_llm.llm):
-            told = [teacher_item(written(e), t.prompt) for e, t in zip(examples, turns, strict=True)]
-            teacher = self.audio_llm.response_logits(told, self._ids(turns))
-        student, tokens = self._student(heard, turns)
-        return student, teacher, (tokens == self.audio_llm.llm.eos_ids[-1]) & student.mask
+        with self._teaching():
+            teacher, _ = self.audio_llm.response_states(_told(examples, turns), self._ids(turns))
+        items, answers = self._posed(heard, turns)
+        student, mask = self.audio_llm.response_states(items, answers)
+        kl = in_parts(self._divergence, student[mask], teacher[mask], AT_ONCE)
+        ends = pad_tokens(answers, self.device)[mask] == self.audio_llm.llm.eos_ids[-1]
+        return {"kl": kl.mean(), "end": masked_mean(kl, ends), "cosine": cosine_gap(student, teacher, mask)}
 
-    def _student(self, heard: list[Tensor], turns: list[Turn]) -> tuple[Responses, Tensor]:
-        """What the LLM makes of the answers [B, R] to what it hears."""
-        items = [student_item(audio, turn.prompt) for audio, turn in zip(heard, turns, strict=True)]
-        answers = self._ids(turns)
-        return self.audio_llm.response_logits(items, answers), pad_tokens(answers, self.device)
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Of the logits of states [N, E] -> [N]."""
+        with self._teaching():
+            wanted = self.audio_llm.project(teacher)
+        return divergence(self.audio_llm.project(student), wanted, self.settings.temperature)
+
+    def _surprise(self, states: Tensor, tokens: Tensor) -> Tensor:
+        return surprise(self.audio_llm.project(states), tokens)
+
+    @contextmanager
+    def _teaching(self) -> Iterator[None]:
+        """Inside, the LLM is the frozen one."""
+        with torch.no_grad(), lora_off(self.audio_llm.llm):
+            yield
+
+    def _posed(self, heard: list[Tensor], turns: list[Turn]) -> tuple[list[PromptItem], list[list[int]]]:
+        """Prompts with what is heard, and the answers to them."""
+        return [student_item(audio, turn.prompt) for audio, turn in zip(heard, turns, strict=True)], self._ids(turns)
 
     def _ids(self, turns: list[Turn]) -> list[list[int]]:
         return [response_ids(self.audio_llm, turn.response)[: self.settings.response_tokens] for turn in turns]
@@ -209,19 +218,29 @@ class AlignTraining:
         found: dict[str, tuple[float, float]] = {}
         told, taught = ([i for i, turn in enumerate(turns) if turn.told == by] for by in (True, False))
         if taught:
-            student, teacher, _ = self._answers(*_picked(taught, heard, examples, turns))
+            sound, texts, asked = _picked(taught, heard, examples, turns)
+            with self._teaching():
+                teacher = self.audio_llm.response_logits(_told(texts, asked), self._ids(asked))
+            student = self.audio_llm.response_logits(*self._posed(sound, asked))
             same = (student.logits.argmax(-1) == teacher.logits.argmax(-1)).float()
-            found["kl"] = _weighed(distillation(student.logits, teacher.logits, student.mask, 1.0), len(taught))
+            kl = masked_mean(divergence(student.logits, teacher.logits, 1.0), student.mask)
+            found["kl"] = _weighed(kl, len(taught))
             found["agreement"] = _weighed(masked_mean(same, student.mask), len(taught))
         if told:
-            student, tokens = self._student([heard[i] for i in told], [turns[i] for i in told])
-            right = (student.logits.argmax(-1) == tokens).float()
+            items, answers = self._posed([heard[i] for i in told], [turns[i] for i in told])
+            student = self.audio_llm.response_logits(items, answers)
+            right = (student.logits.argmax(-1) == pad_tokens(answers, self.device)).float()
             found["told"] = _weighed(masked_mean(right, student.mask), len(told))
         return found
 
 
 def _weighed(mean: Tensor, count: int) -> tuple[float, float]:
     return float(mean) * count, float(count)
+
+
+def _told(examples: list[Example], turns: list[Turn]) -> list[PromptItem]:
+    """Prompts with the texts."""
+    return [teacher_item(written(example), turn.prompt) for example, turn in zip(examples, turns, strict=True)]
 
 
 def _picked(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ira.audio.waveform import SAMPLE_RATE, LogMel
 
@@ -69,23 +70,26 @@ def advance_loss(logits: Tensor, walk: Tensor, frames: Tensor, end_weight: float
     return masked_mean(loss, weight)
 
 
-def distillation(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) at a temperature, scaled by its square (Hinton et al. 2015), mean over masked positions.
-
-    Args:
-        student, teacher: [B, R, Vocab] logits at the same response positions.
-        mask: [B, R].
-    """
+def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) [...] of logits [..., Vocab] at a temperature, scaled by its square (Hinton 2015)."""
     log_student = torch.log_softmax(student.float() / temperature, -1)
     log_teacher = torch.log_softmax(teacher.float() / temperature, -1)
-    kl = F.kl_div(log_student, log_teacher, log_target=True, reduction="none").sum(-1).clamp(min=0)
-    return masked_mean(kl, mask) * temperature**2
+    kl = F.kl_div(log_student, log_teacher, log_target=True, reduction="none").sum(-1)
+    return kl.clamp(min=0) * temperature**2
 
 
-def answer_cross_entropy(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of logits [B, R, Vocab] on the answer's own tokens [B, R], mean over masked positions [B, R]."""
-    loss = F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none")
-    return masked_mean(loss.view_as(tokens), mask)
+def surprise(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy [...] of logits [..., Vocab] on tokens [...]."""
+    return F.cross_entropy(logits.float().flatten(0, -2), tokens.flatten(), reduction="none").view_as(tokens)
+
+
+def in_parts(of: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor, size: int) -> Tensor:
+    """of(left, right) [N] of `size` of the N rows at a time; what is made on the way is made again for the gradient.
+
+    So that of logits, which a vocabulary makes a hundred times as wide as states, only those of one part exist.
+    """
+    pairs = zip(left.split(size), right.split(size), strict=True)
+    return torch.cat([cast(Tensor, checkpoint(of, *pair, use_reentrant=False)) for pair in pairs])
 
 
 def cosine_gap(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ from torch import Tensor
 from ira.config import AlignStage, TrainConfig
 from ira.data.batches import SamplerState
 from ira.data.shards import TokenShards
+from ira.errors import InputError
 from ira.models.audio_llm import AUDIO, AudioLLM
 from ira.models.llm import lora_off
+from ira.training import align
 from ira.training.align import AlignTraining
 from ira.training.conversations import Turn, listen_to, response_ids, student_item, teacher_item
 from ira.training.loop import fit
@@ -58,9 +60,15 @@ def stage(make_ears, make_shards, colour_rows) -> Callable[..., AlignTraining]:
 
 
 def answers(training: AlignTraining, shards: TokenShards, turns: list[Turn]):
-    """Student and teacher on the same answers to some recordings."""
-    examples = [shards[turn.row] for turn in turns]
-    return training._answers(listen_to(training.audio_llm, examples, CPU).rows(), examples, turns)
+    """Student and teacher on the same answers to some recordings, and the losses that the stage makes of them."""
+    examples, ears = [shards[turn.row] for turn in turns], training.audio_llm
+    rows, ids = listen_to(ears, examples, CPU).rows(), [response_ids(ears, turn.response) for turn in turns]
+    ids = [row[: training.settings.response_tokens] for row in ids]
+    with torch.no_grad(), lora_off(ears.llm):
+        items = [teacher_item(example.text or "", turn.prompt) for example, turn in zip(examples, turns, strict=True)]
+        teacher = ears.response_logits(items, ids)
+    items = [student_item(audio, turn.prompt) for audio, turn in zip(rows, turns, strict=True)]
+    return ears.response_logits(items, ids), teacher, training._taught_losses(rows, examples, turns)
 
 
 @torch.no_grad()
@@ -110,28 +118,53 @@ def test_the_answer_follows_the_sound_where_the_transcript_says_another_word(sta
 def test_the_loss_looks_at_answer_tokens_alone(stage):
     training = stage()
     turns = [Turn(0, PROMPT, "two"), Turn(1, PROMPT, "three four five")]
-    student, teacher, ends = answers(training, training.shards, turns)
+    training.settings = training.settings.model_copy(update={"temperature": 1.0})
+    student, teacher, losses = answers(training, training.shards, turns)
     assert student.mask.tolist() == [[True, True, False, False], [True] * 4]  # the words and the end of the turn
-    assert ends.tolist() == [[False, True, False, False], [False, False, False, True]]
     by_hand = []
     for row, turn in enumerate(turns):
         ids = response_ids(training.audio_llm, turn.response)
         p, q = (out.logits[row, : len(ids)].log_softmax(-1) for out in (teacher, student))
         by_hand += (p.exp() * (p - q)).sum(-1).tolist()
-    training.settings = training.settings.model_copy(update={"temperature": 1.0})
-    losses = training._taught_losses(student, teacher, ends)
     assert float(losses["kl"].detach()) == pytest.approx(sum(by_hand) / 6, rel=1e-4)
     assert float(losses["end"].detach()) == pytest.approx((by_hand[1] + by_hand[5]) / 2, rel=1e-4)
 
 
 def test_an_answer_that_is_too_long_loses_its_end_and_is_not_taught_to_stop_there(stage):
     training = stage(response_tokens=3)
-    student, teacher, ends = answers(training, training.shards, [Turn(0, PROMPT, "one two three four five")])
+    student, teacher, losses = answers(training, training.shards, [Turn(0, PROMPT, "one two three four five")])
     ids = response_ids(training.audio_llm, "one two three four five")[:3]
     alone = training.audio_llm.response_logits([teacher_item("red", PROMPT)], [ids]).logits
     assert torch.allclose(teacher.logits, alone, atol=1e-5)
-    assert student.mask.tolist() == [[True] * 3] and not bool(ends.any())
-    assert float(training._taught_losses(student, teacher, ends)["end"].detach()) == 0
+    assert student.mask.tolist() == [[True] * 3]
+    assert float(losses["kl"].detach()) > 0 and float(losses["end"].detach()) == 0
+
+
+def test_logits_of_answers_exist_for_a_few_tokens_at_a_time_and_the_gradients_are_the_same(stage, monkeypatch):
+    training, found = stage(), []
+    training.audio_llm.eval()
+    turns = [Turn(row, PROMPT, "two three four five", told=row > 3) for row in range(6)]
+    examples = [training.shards[turn.row] for turn in turns]
+    head, sizes = training.audio_llm.language.get_output_embeddings(), []
+    head.register_forward_hook(lambda _, given, logits: sizes.append(logits[..., 0].numel()))
+    for at_once in (3, 1000):
+        monkeypatch.setattr(align, "AT_ONCE", at_once)
+        training.audio_llm.zero_grad()
+        rows = [row.detach().requires_grad_() for row in listen_to(training.audio_llm, examples, CPU).rows()]
+        sizes.clear()
+        losses = training._answer_losses(rows, examples, turns)
+        torch.stack(list(losses.values())).sum().backward()
+        gradients = [p.grad.clone() for p in [*rows, *training.audio_llm.parameters()] if p.grad is not None]
+        found.append((max(sizes), torch.stack(list(losses.values())).detach(), gradients))
+    assert found[0][0] == 3 and found[1][0] == 20  # of twenty tokens that the teacher teaches, ten that are told
+    torch.testing.assert_close(found[0][1:], found[1][1:])
+
+
+def test_an_llm_that_changes_its_logits_is_refused_for_distillation(stage):
+    training = stage()
+    training.audio_llm.language.config.final_logit_softcapping = 30.0
+    with pytest.raises(InputError, match="changes its logits .final_logit_softcapping.; distil from an LLM"):
+        answers(training, training.shards, [Turn(0, PROMPT, "two")])
 
 
 def test_teacher_and_speech_model_get_no_gradient(stage):

@@ -14,13 +14,14 @@ from ira.training.losses import (
     MultiScaleMel,
     UncertaintyWeights,
     advance_loss,
-    answer_cross_entropy,
     codec_cross_entropy,
     cosine_gap,
-    distillation,
+    divergence,
     fixed_weights,
+    in_parts,
     masked_mean,
     soft_contrastive,
+    surprise,
 )
 
 V = 5  # codebook size; index V is the end
@@ -127,20 +128,18 @@ def test_a_row_of_no_frames_and_what_stands_past_an_end_count_nothing_in_the_adv
 def test_distillation_is_zero_where_both_agree_and_the_divergence_by_hand_elsewhere():
     teacher = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]])
     student = torch.tensor([[[0.0, 0.0], [9.0, -9.0]]])
-    mask = torch.tensor([[True, False]])
-    assert distillation(teacher, teacher + 3.0, mask, 2.0) < 1e-6
+    assert float(divergence(teacher, teacher + 3.0, 2.0).max()) < 1e-6
     p = 1 / (1 + math.exp(-1))  # softmax of (2, 0) at temperature 2
     by_hand = 4 * (p * math.log(p / 0.5) + (1 - p) * math.log((1 - p) / 0.5))
-    assert float(distillation(student, teacher, mask, 2.0)) == pytest.approx(by_hand, rel=1e-5)
+    assert float(divergence(student, teacher, 2.0)[0, 0]) == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_masked_positions_do_not_count_in_distillation_or_cosine():
+def test_masked_positions_do_not_count_in_the_cosine_gap():
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(2, 3, 4, generator=generator) for _ in range(2))
     mask = torch.tensor([[True, True, False], [True, False, False]])
     changed = torch.where(mask[..., None], student, 50.0)
-    for loss in (lambda x: distillation(x, teacher, mask, 1.0), lambda x: cosine_gap(x, teacher, mask)):
-        assert torch.equal(loss(student), loss(changed))
+    assert torch.equal(cosine_gap(student, teacher, mask), cosine_gap(changed, teacher, mask))
     inside = [F.cosine_similarity(student[b, r], teacher[b, r], dim=0) for b, r in ((0, 0), (0, 1), (1, 0))]
     assert float(cosine_gap(student, teacher, mask)) == pytest.approx(1 - float(torch.stack(inside).mean()), rel=1e-5)
 
@@ -227,10 +226,24 @@ def test_the_mel_distance_is_zero_for_the_same_sound_and_grows_with_what_is_wron
     assert 0 < float(mel(tone + 1e-4 * noise, tone)) < float(mel(tone + 0.1 * noise, tone))
 
 
-def test_the_cross_entropy_of_an_answer_looks_at_its_own_tokens():
+def test_the_surprise_at_a_token_is_its_negative_log_probability():
     logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
     tokens = torch.tensor([[1, 2, 0], [6, 0, 0]])
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    chances = logits.log_softmax(-1)
-    by_hand = -(chances[0, 0, 1] + chances[0, 1, 2] + chances[1, 0, 6]) / 3
-    assert float(answer_cross_entropy(logits, tokens, mask)) == pytest.approx(float(by_hand), rel=1e-5)
+    by_hand = -logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    torch.testing.assert_close(surprise(logits, tokens), by_hand)
+
+
+def test_parts_give_what_the_whole_gives_with_its_gradient():
+    left, right = (torch.randn(7, 3, generator=torch.Generator().manual_seed(n), requires_grad=True) for n in (0, 1))
+    sizes, gradients = [], []
+
+    def of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(a))
+        return (a * b).sin().sum(-1)
+
+    for size in (3, 7):
+        made = in_parts(of, left, right, size)
+        torch.testing.assert_close(made, (left * right).sin().sum(-1))
+        gradients.append(torch.autograd.grad(made.square().sum(), (left, right)))
+    assert sizes == [3, 3, 1, 1, 3, 3, 7, 7]  # each part once more for its gradient, the last first
+    torch.testing.assert_close(*gradients)
