@@ -20,6 +20,7 @@ from ira.inference.answering import answer_bits
 from ira.inference.pipeline import Pipeline
 from ira.models.audio_llm import PromptItem
 from ira.models.llm import lora_off
+from ira.models.native.build import has_compiler
 from ira.models.rounded import bits_here
 
 ANSWER_TOKENS = 24
@@ -99,10 +100,14 @@ def measure_replying(pipelines: dict[str, Pipeline], sizes: Sizes) -> Figures:
     return figures | {"unspoken": took["first_sound_of_reply_seconds"].count(None)}
 
 
-def rounded(pipeline: Pipeline) -> dict[str, Pipeline]:
-    """`fp16_`: the same model with weights of 16 bits, where the device has them."""
-    able = pipeline.parts.device.type == "cpu" and 16 in bits_here()
-    return {"fp16_": Pipeline(replace(pipeline.parts, bits=16), pipeline.sampling)} if able else {}
+def quicker(pipeline: Pipeline) -> dict[str, Pipeline]:
+    """`fp16_`: the same model with weights of 16 bits; `compiled_`: also a compiled step; where they can be had."""
+    if pipeline.parts.device.type != "cpu" or 16 not in bits_here():
+        return {}
+    found = {"fp16_": replace(pipeline.parts, bits=16)}
+    if has_compiler():
+        found["compiled_"] = replace(found["fp16_"], compiled=True)
+    return {name: Pipeline(parts, pipeline.sampling) for name, parts in found.items()}
 
 
 def _replied(pipeline: Pipeline, question: Tensor) -> dict[str, float | None]:

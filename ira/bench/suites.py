@@ -18,7 +18,7 @@ from ira.bench.codec import measure_codec
 from ira.bench.decode import can_be_measured, measure_decode
 from ira.bench.prepare import measure_prepare
 from ira.bench.sizes import Sizes, seed_model
-from ira.bench.stream import measure_replying, measure_speaking, rounded
+from ira.bench.stream import measure_replying, measure_speaking, quicker
 from ira.bench.timing import MEGA, Figures, Spread, forget_peak, peak
 from ira.bench.train import measure_train
 from ira.checkpoint import write_aside
@@ -79,7 +79,7 @@ def _decode_one(make: Callable[[], SpeechLM], precision: str, rows: int, frame: 
 
 
 def _stream(pipeline: Pipeline, sizes: Sizes) -> list[Case]:
-    pipelines = {"": pipeline, **rounded(pipeline)}
+    pipelines = {"": pipeline, **quicker(pipeline)}
     found = [Case("stream", name, partial(measure_speaking, one, sizes)) for name, one in pipelines.items()]
     return [*found, Case("stream", "", partial(measure_replying, pipelines, sizes))]
 

@@ -25,7 +25,7 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="tiny, once: does all of it run? The times mean little")
     ] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="decode and train: ours with torch.compile")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="decode and train: ours compiled")] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads  [default: prepare, decode, stream: 1; else torch's own]")
     ] = None,

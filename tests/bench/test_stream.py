@@ -16,6 +16,7 @@ from ira.bench.stream import Heard, hear, measure_replying
 from ira.bench.timing import Spread
 from ira.inference.pipeline import Pipeline
 from ira.models.llm import LanguageModel
+from ira.models.native.build import has_compiler
 from ira.models.rounded import Fp16Linear, bits_here
 
 
@@ -75,9 +76,10 @@ def test_the_cascade_is_asked_what_was_recognised_and_that_without_lora(pipeline
 
 @pytest.mark.skipif(16 not in bits_here(), reason="needs a torch with FBGEMM")
 def test_the_reply_is_also_timed_with_rounded_weights(pipeline):
-    small = stream.rounded(pipeline)
+    small = stream.quicker(pipeline)
+    assert ("compiled_" in small) == has_compiler()
     figures = measure_replying({"": pipeline, **small}, QUICK)
-    assert isinstance(figures["fp16_first_token_seconds"], Spread)
+    assert all(isinstance(figures[f"{kind}first_sound_of_reply_seconds"], Spread) for kind in small)
     assert any(isinstance(child, Fp16Linear) for child in small["fp16_"].parts.audio_llm.language.modules())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 
 import pytest
 import torch
@@ -14,12 +13,12 @@ from ira.config import SpeechConfig
 from ira.models import compiled
 from ira.models.compiled import compile_layers
 from ira.models.decode import generate
-from ira.models.native.build import COMPILERS
+from ira.models.native.build import has_compiler
 from ira.models.recorded import with_recorded_step
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import SpeechLM
 
-needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 
 
 def speech_lm(window: int | None = 8, seed: int = 0) -> SpeechLM:

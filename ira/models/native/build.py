@@ -23,6 +23,10 @@ WITH = ["-O3", "-std=c++17", "-fPIC", "-shared", "-w", "-Wno-psabi"]
 PERHAPS = [["-march=native", "-fopenmp"], ["-mcpu=native", "-fopenmp"], ["-march=native"], ["-mcpu=native"], []]
 
 
+def has_compiler() -> bool:
+    return any(map(shutil.which, COMPILERS))
+
+
 def compiler() -> str:
     """The path of one.
 

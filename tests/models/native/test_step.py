@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +17,14 @@ from ira.models.blocks import KeyValueCache
 from ira.models.compiled import with_compiled_step
 from ira.models.decode import Decoding, Generated
 from ira.models.native import build, step
-from ira.models.native.build import COMPILERS
+from ira.models.native.build import has_compiler
 from ira.models.native.step import Threads, packed, with_native_step
 from ira.models.pointer import Pointer
 from ira.models.rounded import with_rounded_weights
 from ira.models.sampling import Sampling
 from ira.models.speech_lm import DecodeState, Memory, SpeechLM
 
-needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 LENGTHS = [7, 5, 0, 6, 1]
 
 
