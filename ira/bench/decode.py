@@ -89,7 +89,7 @@ def measure_decode(model: SpeechLM, precision: str, rows: int, frame: int, sizes
     bits = BITS.get(precision)
     if sizes.compiled:
         torch.compiler.reset()  # it translates a function for a few models, and runs it as it is for others
-        model = with_compiled_step(model, bits)
+        model = with_compiled_step(model, bits, torch.get_num_threads())
     elif bits is not None:
         model = with_rounded_weights(model, bits)
     with torch.no_grad():

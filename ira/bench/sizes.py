@@ -14,7 +14,7 @@ TEXT = 60  # text tokens that a row is conditioned on
 class Sizes:
     """repeats: of everything; seconds, frames and rows are those of one repeat.
 
-    compiled: decode and train with torch.compile. seed: the full-scale SpeechLM with `seed_books` codebooks.
+    compiled: decode and train with ours compiled. seed: the full-scale SpeechLM with `seed_books` codebooks.
     growth: frames at which a step is timed. train: rows and frames of a training step, of the model at hand and of the
     full-scale one. clips: recordings to prepare, the first `peer_clips` of them by the peer.
     """

@@ -24,7 +24,8 @@ from ira.models.adapter import Adapter, AudioEmbeddings
 from ira.models.llm import LanguageModel, render_chat
 
 AUDIO = "<|audio|>"
-MORE_THAN_PROJECTED = "final_logit_softcapping", "logits_scaling", "logit_scale"  # of some LLMs' configurations
+# What some LLMs do to their logits, as their configurations say.
+MORE_THAN_PROJECTED = "final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier"
 
 
 @dataclass
@@ -227,7 +228,8 @@ class AudioLLM(nn.Module):
         Raises:
             InputError: the LLM does more than that to its logits.
         """
-        more = [name for name in MORE_THAN_PROJECTED if getattr(self.language.config, name, None) not in (None, 1)]
+        config = self.language.config.get_text_config()
+        more = [name for name in MORE_THAN_PROJECTED if getattr(config, name, None) not in (None, 1)]
         if more:
             raise InputError(f"{self.llm.name} changes its logits ({more[0]}); distil from an LLM that does not")
         return self.language.get_output_embeddings()(states)

@@ -13,12 +13,12 @@ from torch import nn
 from torch.fx.experimental import _config as shapes
 
 from ira.models.native.build import compiler
-from ira.models.native.step import with_native_step
+from ira.models.native.step import CORES, with_native_step
 from ira.models.recorded import Made, cuda_graph, with_recorded_step
 from ira.models.speech_lm import SpeechLM
 
 
-def with_compiled_step(model: SpeechLM, bits: int | None = None) -> SpeechLM:
+def with_compiled_step(model: SpeechLM, bits: int | None = None, threads: int = CORES) -> SpeechLM:
     """`model` itself: on a CPU its step in one piece (`native`), with weights of 16, 8 or 4 bits; on an NVIDIA GPU
     translated by torch and a CUDA graph for each decoding.
 
@@ -30,7 +30,7 @@ def with_compiled_step(model: SpeechLM, bits: int | None = None) -> SpeechLM:
     """
     device = model.null_text.device
     if device.type == "cpu":
-        return with_native_step(model, bits or 32)
+        return with_native_step(model, bits or 32, threads)
     cast(Any, model).step_at = _translated(model.step_at)
     return with_recorded_step(model, cuda_graph(device)) if device.type == "cuda" else model
 

@@ -68,7 +68,8 @@ class SpeechOutput:
 class DecodeState:
     """What one step of decoding needs: self-attention caches and projected memory, a pair for each layer.
 
-    told: [B, L, D], what enters with the pointer at each text token. recorded: what replays a step, see `recorded.py`.
+    told: [B, L, D], what enters with the pointer at each text token. recorded: what takes a step in
+    place of torch, see `native` and `recorded.py`.
     """
 
     caches: list[KeyValueCache]
@@ -354,7 +355,7 @@ class SpeechLM(nn.Module):
         for layer in cast(list[DecoderLayer], self.layers):
             shape = rows, heads, places, self.config.width // heads
             caches.append(KeyValueCache.empty(*shape, memory.vectors, dtype))
-            # Copies: rows that stay are copies too, and torch.compile would translate a step of views once more.
+            # Copies: what is written in machine code reads them as they lie.
             both = layer.cross_attention.project_memory(memory.vectors)
             keys, values = (each.to(dtype).clone(memory_format=torch.contiguous_format) for each in both)
             projected.append((keys, values))

@@ -40,33 +40,47 @@ def compiler() -> str:
 
 
 @cache
-def built(bits: int) -> Callable[..., None]:
+def built(bits: int) -> Callable[..., int]:
     """`ira_step` of step.cpp for weights of so many bits.
 
     Raises:
-        InputError: there is no compiler, it cannot compile this, or the cache cannot be written.
+        InputError: there is no compiler, it cannot compile this, or the cache cannot be used.
     """
     with_what = compiler()
-    known = "\n".join(
-        [*(path.read_text() for path in (SOURCE, *HEADERS)), str(bits), _processor(), _version(with_what), *WITH]
-    )
+    sources = [path.read_text() for path in (SOURCE, *HEADERS)]
+    known = "\n".join([*sources, str(bits), _processor(), _version(with_what), *WITH, *sum(PERHAPS, [])])
     path = cache_folder() / "native" / f"step{bits}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
-    if not path.is_file():
-        try:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_owner(path.parent)
+        if not path.is_file():
             _compile(with_what, bits, path)
-        except OSError as error:
-            raise InputError(
-                f"cache {path.parent}: cannot be written ({error.strerror}); set IRA_CACHE to a folder"
-            ) from None
-    step = ctypes.CDLL(str(path)).ira_step
+    except OSError as error:
+        raise InputError(
+            f"cache {path.parent}: cannot be written ({error.strerror}); set IRA_CACHE to a folder"
+        ) from None
+    try:
+        step = ctypes.CDLL(str(path)).ira_step
+    except OSError as error:
+        raise InputError(f"{path}: cannot be loaded ({error}); delete it or set IRA_CACHE to another folder") from None
     step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, *[ctypes.c_void_p] * 5]
-    step.restype = None
+    step.restype = ctypes.c_int32
     return step
+
+
+def _check_owner(folder: Path) -> None:
+    """What lies there is run, so nobody else may write there.
+
+    Raises:
+        InputError: somebody may.
+    """
+    found = folder.stat()
+    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+        raise InputError(f"{folder}: others can write there, and it is run; set IRA_CACHE to a folder of yours")
 
 
 def _compile(with_what: str, bits: int, path: Path) -> None:
     """Aside, then renamed: several processes may do so at once."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         for perhaps in PERHAPS:

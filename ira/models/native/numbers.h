@@ -112,13 +112,20 @@ inline Floats from_fp16(Shorts s) {
 inline Floats widened(Bytes b) { return __builtin_convertvector(__builtin_convertvector(b, Ints), Floats); }
 inline Ints unsigned_ints(Bytes b) { return __builtin_convertvector((Nibbles)b, Ints); }
 inline Floats from_bf16(Shorts s) { return (Floats)(__builtin_convertvector(s, Words) << 16); }
+#if BITS == 16
+#ifdef __ARM_FP16_FORMAT_IEEE
+typedef __fp16 Fp16;
+#else
+typedef _Float16 Fp16;
+#endif
 inline Floats from_fp16(Shorts s) {
-    _Float16 numbers[LANES];
+    Fp16 numbers[LANES];
     std::memcpy(numbers, &s, sizeof s);
     Floats value;
     for (int i = 0; i < LANES; i++) value[i] = (float)numbers[i];
     return value;
 }
+#endif
 #endif
 
 inline float from_bf16(uint16_t x) {

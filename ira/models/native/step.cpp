@@ -222,7 +222,8 @@ struct Step {
 }  // namespace
 
 // tokens [rows][books], place and stay [rows] -> logits [rows][books * codes], advance [rows]; `at` steps lie behind.
-extern "C" void ira_step(const Model* model, const State* state, int32_t at, int32_t threads, const int64_t* tokens,
+// Returns how many threads there were: `threads`, or as many as the system had.
+extern "C" int32_t ira_step(const Model* model, const State* state, int32_t at, int32_t threads, const int64_t* tokens,
                          const int64_t* place, const int64_t* stay, float* logits, float* advance) {
 #ifdef _OPENMP
     // Fewer come where the system has no more: then they would wait for ever for those that do not.
@@ -242,4 +243,5 @@ extern "C" void ira_step(const Model* model, const State* state, int32_t at, int
         step.run(0);
 #endif
     }
+    return step.threads;
 }

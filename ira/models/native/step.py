@@ -11,6 +11,8 @@ import ctypes
 import mmap
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import inf
 from statistics import median
 from typing import Any, cast
 
@@ -29,6 +31,7 @@ LINE = 64  # bytes that memory is read in
 TRIAL_STEPS = 5  # of each number of threads
 TRIAL_EVERY = 1000  # steps
 POWERS = 2, 4, 8, 16, 32
+CORES = torch.get_num_threads()  # now: later something may hold torch to fewer for a while
 
 INT, FLOAT, POINTER = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
@@ -81,9 +84,12 @@ class Stretch:
         return len(self.parts) - 1
 
     def lay(self) -> None:
-        memory = mmap.mmap(-1, max(self.size, 1))
+        # Private: of shared memory most systems make no large pages.
+        kind = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        memory = mmap.mmap(-1, max(self.size, 1), **kind)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)  # fewer pages to look up: a tenth faster
+            with suppress(OSError):  # a system that has none
+                memory.madvise(mmap.MADV_HUGEPAGE)
         self.memory = torch.frombuffer(memory, dtype=torch.uint8)
         for place, part in zip(self.places, self.parts, strict=True):
             self.memory[place : place + part.nbytes] = part.contiguous().view(-1).view(torch.uint8)
@@ -109,7 +115,7 @@ def packed(weight: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
 class NativeModel:
     """The weights of a SpeechLM's decoder, laid out for `step.cpp`."""
 
-    def __init__(self, model: SpeechLM, bits: int) -> None:
+    def __init__(self, model: SpeechLM, bits: int, threads: int) -> None:
         self.code = built(bits)
         self.stretch, layers = Stretch(), cast(Sequence[DecoderLayer], model.layers)
         placed = [(self._matrices(layer, bits), self._norms(layer)) for layer in layers]
@@ -124,7 +130,7 @@ class NativeModel:
         shape = config.layers, config.width, config.heads, hidden, model.codebooks, model.codebook_size + 1
         more = embed.shape[1], config.longest_stay, model.norm.eps, config.pointer_width, float(model.advance.bias)
         self.model = Model(*shape, *more, self.layers, self._told(out), *map(self.stretch.at, numbers))
-        self.threads = Threads(torch.get_num_threads())
+        self.threads = Threads(threads)
 
     def _matrices(self, layer: DecoderLayer, bits: int) -> list[tuple[int, int | None, int, int]]:
         own, cross, feed = layer.attention, layer.cross_attention, layer.feed
@@ -161,8 +167,8 @@ class NativeStep:
         lists = [[c.keys for c in self.caches], [c.values for c in self.caches], *crossed]
         if any(not each.is_contiguous() or each.dtype != torch.bfloat16 for one in lists for each in one):
             raise ValueError("caches that are not contiguous bf16")
-        told, voice, mask = state.told.contiguous(), state.memory.vectors[:, 0].contiguous(), state.memory.mask
-        self.kept = lists, told, voice, mask.contiguous()
+        told, voice, mask = state.told.float(), state.memory.vectors[:, 0].float(), state.memory.mask.bool()
+        self.kept = lists, told.contiguous(), voice.contiguous(), mask.contiguous()
         self.pointers = [(POINTER * len(one))(*(each.data_ptr() for each in one)) for one in lists]
         tensors = [each.data_ptr() for each in self.kept[1:]]
         self.state = State(rows, self.places, mask.shape[1], *(ctypes.addressof(p) for p in self.pointers), *tensors)
@@ -171,7 +177,9 @@ class NativeStep:
         model, at = self.native.model, self.caches[0].length
         logits = torch.empty(len(tokens), model.books, model.codes)
         advance = torch.empty(len(tokens))
-        given = tokens.contiguous(), pointer.place.contiguous(), pointer.stay.contiguous()
+        if len(tokens) != self.state.rows:
+            raise ValueError(f"tokens of {len(tokens)} rows for a decoding of {self.state.rows}")
+        given = [each.long().contiguous() for each in (tokens, pointer.place, pointer.stay)]
         addresses = [each.data_ptr() for each in (*given, logits, advance)]
         threads, began = self.native.threads.pick(), time.perf_counter()
         self.native.code(ctypes.byref(model), ctypes.byref(self.state), at, threads, *addresses)
@@ -200,15 +208,17 @@ class Threads:
             self.took = {n: [] for n in self.choices}
         if trial < TRIAL_STEPS * len(self.choices):
             return self.choices[trial % len(self.choices)]
-        return min(self.choices, key=lambda n: median(self.took[n]))
+        return min(self.choices, key=lambda n: median(self.took[n] or [inf]))
 
     def note(self, threads: int, seconds: float) -> None:
         if len(self.took[threads]) < TRIAL_STEPS:
             self.took[threads].append(seconds)
 
 
-def with_native_step(model: SpeechLM, bits: int) -> SpeechLM:
+def with_native_step(model: SpeechLM, bits: int, threads: int = CORES) -> SpeechLM:
     """`model` itself, its step in machine code with weights of 32, 16, 8 or 4 bits; matrices stay what they are.
+
+    threads: at most; how many there are is found out by trial.
 
     What is drawn may differ where two codes are nearly as likely: sums are rounded in another order. A copy of it would
     run the original: copy before.
@@ -216,7 +226,7 @@ def with_native_step(model: SpeechLM, bits: int) -> SpeechLM:
     Raises:
         InputError: there is no C++ compiler.
     """
-    native = NativeModel(model, bits)
+    native = NativeModel(model, bits, threads)
     model.cached_as = torch.bfloat16  # half the bytes to read
 
     def step(tokens: Tensor, state: DecodeState, pointer: Pointer) -> Made:

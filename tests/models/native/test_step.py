@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,7 +125,6 @@ def test_older_processors_compute_the_same(
     torch.testing.assert_close(*made, atol=2e-3, rtol=2e-3)
 
 
-@needs_compiler
 def test_another_place_in_the_text_or_one_key_less_is_further_away_than_the_tolerance_above():
     plain = speech_lm()
     memory = memory_of(plain, 5)
@@ -136,16 +136,18 @@ def test_another_place_in_the_text_or_one_key_less_is_further_away_than_the_tole
 
 
 @needs_compiler
-@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_neither_neighbours_nor_threads_change_a_row(monkeypatch: pytest.MonkeyPatch, bits: int):
+    made, used, code = [], [], build.built(bits)
+    monkeypatch.setattr(step, "built", lambda bits: lambda *given: used.append(code(*given)))
     fast = with_native_step(speech_lm(), bits)
     whole = memory_of(fast, 5)
-    made = []
     for threads in (1, 2, 3):
         monkeypatch.setattr(Threads, "pick", lambda self, threads=threads: threads)
         monkeypatch.setattr(Threads, "note", lambda self, threads, seconds: None)
         made.append(steps_of(fast, fast.start(whole, 30), whole.lengths, 12)[0])
     assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
+    assert set(used) == ({1, 2, 3} if sys.platform == "linux" else {1})  # elsewhere OpenMP may be missing
     for rows in (1, 2, 3):
         some = Memory(whole.vectors[:rows], whole.mask[:rows], whole.lengths[:rows])
         assert torch.equal(steps_of(fast, fast.start(some, 30), some.lengths, 12)[0], made[0][:, :rows])
@@ -227,6 +229,15 @@ def no_cache(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setenv("IRA_CACHE", str(folder / "file"))
 
 
+def cache_of_everybody(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    (folder / "native").mkdir()
+    (folder / "native").chmod(0o777)
+
+
+def damaged_cache(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setattr(build, "_compile", lambda with_what, bits, path: path.touch())
+
+
 def no_such_option(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(build, "WITH", ["--no-such-option"])
 
@@ -236,6 +247,8 @@ def no_such_option(patch: pytest.MonkeyPatch, folder: Path) -> None:
     [
         (no_compiler, r"nothing to compile with; install one of g\+\+, clang\+\+, c\+\+, or go without"),
         pytest.param(no_cache, "cannot be written .*; set IRA_CACHE to a folder", marks=needs_compiler),
+        pytest.param(cache_of_everybody, "others can write there, .*; set IRA_CACHE to a folder", marks=needs_compiler),
+        pytest.param(damaged_cache, "cannot be loaded .*; delete it", marks=needs_compiler),
         pytest.param(no_such_option, "cannot compile step.cpp: .*; go without --compile", marks=needs_compiler),
     ],
 )
