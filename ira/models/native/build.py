@@ -24,7 +24,7 @@ PERHAPS = [["-march=native", "-fopenmp"], ["-mcpu=native", "-fopenmp"], ["-march
 
 
 def has_compiler() -> bool:
-    return any(map(shutil.which, COMPILERS))
+    return _found() is not None
 
 
 def compiler() -> str:
@@ -33,10 +33,15 @@ def compiler() -> str:
     Raises:
         InputError: there is none.
     """
-    found = next(filter(None, map(shutil.which, COMPILERS)), None)
+    found = _found()
     if found is None:
         raise InputError(f"nothing to compile with; install one of {', '.join(COMPILERS)}, or go without compiling")
     return found
+
+
+def _found() -> str | None:
+    """The compiler that CXX names, or the first of the usual ones."""
+    return next(filter(None, map(shutil.which, filter(None, [os.environ.get("CXX"), *COMPILERS]))), None)
 
 
 @cache

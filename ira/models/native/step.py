@@ -128,7 +128,13 @@ class NativeModel:
         self.layers = (Layer * len(placed))(*(self._layer(*each) for each in placed))
         config, hidden = model.config, layers[0].feed.gate.out_features
         shape = config.layers, config.width, config.heads, hidden, model.codebooks, model.codebook_size + 1
-        more = embed.shape[1], config.longest_stay, model.norm.eps, config.pointer_width, float(model.advance.bias)
+        more = (
+            embed.shape[1],
+            config.longest_stay,
+            model.norm.eps,
+            config.pointer_width,
+            float(model.advance.bias.detach()),
+        )
         self.model = Model(*shape, *more, self.layers, self._told(out), *map(self.stretch.at, numbers))
         self.threads = Threads(threads)
 
