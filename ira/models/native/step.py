@@ -8,10 +8,8 @@ is compiled for this processor when it is first wanted and kept in IRA's cache. 
 from __future__ import annotations
 
 import ctypes
-import mmap
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from math import inf
 from statistics import median
 from typing import Any, cast
@@ -66,7 +64,7 @@ class State(ctypes.Structure):
 
 
 class Stretch:
-    """Tensors, one after the other in one stretch of memory; large pages where the system has them.
+    """Tensors, one after the other in one stretch of memory.
 
     `at` of what `add` returned is its address, once `lay` was called.
     """
@@ -84,13 +82,7 @@ class Stretch:
         return len(self.parts) - 1
 
     def lay(self) -> None:
-        # Private: of shared memory most systems make no large pages.
-        kind = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-        memory = mmap.mmap(-1, max(self.size, 1), **kind)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a system that has none
-                memory.madvise(mmap.MADV_HUGEPAGE)
-        self.memory = torch.frombuffer(memory, dtype=torch.uint8)
+        self.memory = torch.empty(max(self.size, 1), dtype=torch.uint8)
         for place, part in zip(self.places, self.parts, strict=True):
             self.memory[place : place + part.nbytes] = part.contiguous().view(-1).view(torch.uint8)
         self.parts.clear()
