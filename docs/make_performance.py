@@ -81,8 +81,8 @@ def curves(record: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
 
 
 def _panel(record: dict[str, Any], name: str) -> str:
-    """Title of the panel where this curve is drawn."""
-    return name.split()[0] + (", ours compiled" if record["compiled"] else "")
+    """Title of the panel where this curve is drawn: machines are not to be compared, so each has its own."""
+    return name.split()[0] + (", ours compiled" if record["compiled"] else "") + f"\n{record['machine']['name']}"
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
@@ -98,14 +98,12 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     high = (len(titles) + 1) // 2
     size = (9, 4.5 * high)
     figure, panels = plt.subplots(high, min(2, len(titles)), figsize=size, layout="constrained", squeeze=False)
-    machines = {record["machine"]["name"] for record in drawn}
     for record in drawn:
-        place = f" ({record['machine']['name']})" if len(machines) > 1 else ""
         for name, points in curves(record).items():
             _, precision, whose = name.split()
             style = dict(color=COLOURS[precision], linestyle="--" if whose == "musicgen" else "-", marker="o")
             axes = panels.flat[titles.index(_panel(record, name))]
-            axes.plot(*zip(*points, strict=True), label=f"{precision} {whose}{place}", **style)
+            axes.plot(*zip(*points, strict=True), label=f"{precision} {whose}", **style)
     for title, axes in zip(titles, panels.flat, strict=False):
         axes.set(xscale="log", yscale="log", xlabel="frame", ylabel="milliseconds a frame", title=title)
         axes.grid(alpha=0.3)
