@@ -27,7 +27,7 @@ Made = tuple[Tensor, Tensor]  # what `SpeechLM.step` returns
 
 LINE = 64  # bytes that memory is read in
 TRIAL_STEPS = 5  # of each number of threads
-TRIAL_EVERY = 1000  # steps
+TRIAL_EVERY = 250  # steps: other work may come and go
 POWERS = 2, 4, 8, 16, 32
 CORES = torch.get_num_threads()  # now: later something may hold torch to fewer for a while
 
