@@ -32,7 +32,8 @@ def with_compiled_step(model: SpeechLM, bits: int | None = None, threads: int = 
     if device.type == "cpu":
         return with_native_step(model, bits or 32, threads)
     cast(Any, model).step_at = _translated(model.step_at)
-    return with_recorded_step(model, cuda_graph(device)) if device.type == "cuda" else model
+    record = cuda_graph(device) if device.type == "cuda" else lambda run: run
+    return with_recorded_step(model, record)  # also where nothing records: sizes then stay the same from step to step
 
 
 def _translated(step_at: Callable[..., Made]) -> Callable[..., Made]:

@@ -20,10 +20,9 @@ from torch.nn import functional as F
 
 from ira.models.native.build import built
 from ira.models.pointer import Pointer
+from ira.models.recorded import Made
 from ira.models.rounded import GROUP, in_4_bits, in_8_bits
 from ira.models.speech_lm import DecoderLayer, DecodeState, SpeechLM
-
-Made = tuple[Tensor, Tensor]  # what `SpeechLM.step` returns
 
 LINE = 64  # bytes that memory is read in
 TRIAL_STEPS = 5  # of each number of threads
